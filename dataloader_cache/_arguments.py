@@ -1,0 +1,32 @@
+"""Checks of arguments, made once, where an object is built."""
+
+from __future__ import annotations
+
+import math
+
+from .errors import ConfigurationTypeError, ConfigurationValueError
+
+__all__ = ["check_count", "check_seconds"]
+
+
+def check_count(owner: str, argument: str, value: object) -> None:
+    """Refuse what is not an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationTypeError(
+            f"{owner}: {argument} must be an int >= 1 or None, got {value!r}"
+        )
+    if value < 1:
+        raise ConfigurationValueError(f"{owner}: {argument} must be >= 1 or None, got {value!r}")
+
+
+def check_seconds(owner: str, argument: str, value: object, *, zero: bool) -> None:
+    """Refuse what is not a finite number of seconds, positive, or 0 where `zero` allows it."""
+    least = ">= 0" if zero else "> 0"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationTypeError(
+            f"{owner}: {argument} must be a number of seconds {least} or None, got {value!r}"
+        )
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ConfigurationValueError(
+            f"{owner}: {argument} must be a finite number of seconds {least} or None, got {value!r}"
+        )

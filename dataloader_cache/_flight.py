@@ -1,0 +1,104 @@
+"""The wait-for graph: which running load waits for which other, to find deadlocks.
+
+A node stands for one call of a user's function (a batch function). A load made in a context
+inherited from that function adds an edge from the function's node to the node that the load
+waits for. An edge lives as long as its waiter is pending. A load that would close a cycle is
+refused, so the graph has none (Holt, "Some Deadlock Properties of Computer Systems", 1972).
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+__all__ = ["Node", "current_node", "enclosing", "find_chain"]
+
+_PRUNE_FROM = 16
+
+
+class Node:
+    """Stand for one call of a user's function in the wait-for graph.
+
+    It holds no keys and no values: contexts that outlive the call keep it alive.
+    """
+
+    __slots__ = ("_prune_at", "_waits", "blocked_on", "done", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done = False
+        self.blocked_on: object | None = None
+        self._waits: dict[Node, list[tuple[Future[Any], object]]] = {}
+        self._prune_at = _PRUNE_FROM
+
+    def add_edge(self, target: Node, waiter: Future[Any], key: object) -> None:
+        """Add an edge to `target` that lives until `waiter` is done."""
+        waits = self._waits
+        if len(waits) >= self._prune_at:
+            # A function that loads one key after the other leaves a dead edge behind each time.
+            for other in [node for node in waits if node.done]:
+                del waits[other]
+            self._prune_at = max(_PRUNE_FROM, 2 * len(waits))
+        waits.setdefault(target, []).append((waiter, key))
+
+    def edges(self) -> Iterator[tuple[Node, object]]:
+        """Give each node that this one waits for now, with a key that it waits for there."""
+        for target, waiters in self._waits.items():
+            if target.done:
+                continue
+            for waiter, key in waiters:
+                if not waiter.done():
+                    yield target, key
+                    break
+
+    def waits_for(self, target: Node) -> bool:
+        """Tell whether this node waits for `target`, directly or through others."""
+        reached = {self}
+        stack = [self]
+        while stack:
+            for neighbour, _ in stack.pop().edges():
+                if neighbour is target:
+                    return True
+                if neighbour not in reached:
+                    reached.add(neighbour)
+                    stack.append(neighbour)
+        return False
+
+
+current_node: ContextVar[Node | None] = ContextVar("dataloader_cache_node", default=None)
+
+
+def enclosing() -> Node | None:
+    """Give the node of the running function in whose context this code runs, if any."""
+    node = current_node.get()
+    return None if node is None or node.done else node
+
+
+def find_chain(source: Node, target: Node, key: object) -> str | None:
+    """Describe the chain from `target` over `key` of `source` back to `target`, if there is one."""
+    if source is target:
+        return f"{target.name}[{key!r}] -> {target.name}[{key!r}]"
+    reached: dict[Node, tuple[Node | None, object]] = {source: (None, key)}
+    stack = [source]
+    while stack:
+        node = stack.pop()
+        for neighbour, wanted in node.edges():
+            if neighbour in reached:
+                continue
+            reached[neighbour] = (node, wanted)
+            if neighbour is target:
+                return _describe(reached, target)
+            stack.append(neighbour)
+    return None
+
+
+def _describe(reached: dict[Node, tuple[Node | None, object]], target: Node) -> str:
+    steps: list[str] = []
+    node: Node | None = target
+    while node is not None:
+        before, key = reached[node]
+        steps.append(f"{node.name}[{key!r}]")
+        node = before
+    return " -> ".join([steps[0], *reversed(steps)])

@@ -1,0 +1,765 @@
+"""`DataLoader`: loads made at about the same time become one call of a batch function."""
+
+from __future__ import annotations
+
+import asyncio
+import reprlib
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from contextvars import copy_context
+from functools import partial
+from itertools import islice
+from sys import maxsize
+from threading import get_ident
+from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
+
+from ._arguments import check_count, check_seconds
+from ._batch import Batch, Flight, GroupWaiter, LoaderState, as_error, deliver
+from ._flight import Node, current_node, enclosing, find_chain
+from ._pump import QUIET_TICKS, Pump, pump_of
+from ._stats import LoaderStats
+from .errors import (
+    ConfigurationTypeError,
+    ConfigurationValueError,
+    LoaderClosedError,
+    LoaderDeadlockError,
+    LoopError,
+)
+from .typing import Limiter
+
+__all__ = ["DataLoader"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+K_ = TypeVar("K_")
+V_ = TypeVar("V_")
+C = TypeVar("C", bound=Hashable)
+D = TypeVar("D")
+Self = TypeVar("Self", bound="DataLoader[Any, Any]")
+
+# How long aclose waits for functions that take their time over being cancelled.
+_CLOSE_PATIENCE = 1.0
+
+
+class DataLoader(Generic[K, V]):
+    """Gather the keys of `load` calls into batches, and remember what was loaded.
+
+    Make one loader per request (or job, or test): its memo lives as long as the loader, and a
+    batch function sees the context variables of where the loader was made. It works on the
+    event loop of its first load and is not for use from several threads.
+
+        async def load_users(ids: list[int]) -> dict[int, User]:
+            rows = await db.fetch("SELECT * FROM users WHERE id = ANY($1)", ids)
+            return {row.id: row for row in rows}
+
+        users = DataLoader(load_users)
+        ann, ben = await asyncio.gather(users.load(1), users.load(2))    # one query
+
+    A subclass may define `async def load_fn(self, keys)` instead of passing a function.
+
+    Args:
+        load_fn: The batch function. It gets a list of distinct keys, in the order of their first
+            loads, and returns a sequence with one value per key, in key order, or a mapping. An
+            exception in a value's place is raised to that key's callers only.
+        max_batch_size: The most keys of one batch. A full batch leaves at once.
+        cache: Whether values are remembered. With False only equal keys of one open batch are
+            asked for once.
+        cache_key_fn: Makes the hashable key that the memo goes by. A mapping result is then by
+            this key.
+        batch_window: None lets a batch leave after 8 ticks of the event loop without a new key.
+            A number is a wait in seconds from the batch's first key, for loaders that gather
+            across requests.
+        missing: What a key becomes that a mapping result lacks: `None`, or a `KeyNotFoundError`
+            with "raise".
+        result_cache: Reserved for a result cache behind the memo.
+        cache_errors: Whether an error in a value's place is remembered. The error of a whole
+            batch never is.
+        max_concurrent_batches: The most batches of this loader that run at a time.
+        limiter: An async context manager that each batch runs in, such as an `asyncio.Semaphore`
+            shared by all loaders of one database session. A batch that the holder of a slot
+            waits for runs inside that slot.
+        load_timeout: Seconds from when a batch leaves, waiting for the limiter included, after
+            which its callers get a `LoadTimeoutError`.
+        name: What errors and reports call the loader. By default the function's name.
+
+    Raises:
+        ConfigurationError: An argument is wrong; it is a TypeError or a ValueError too.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_batch_window",
+        "_cache_key_fn",
+        "_closed",
+        "_is_plain",
+        "_is_running",
+        "_limit",
+        "_loop",
+        "_memo",
+        "_new_future",
+        "_pump",
+        "_recall",
+        "_state",
+        "_thread",
+    )
+
+    _loop: asyncio.AbstractEventLoop | None
+    _new_future: Callable[[], Future[Any]]
+    _pump: Pump
+
+    # Type variables of their own, since an overload that says what `self` becomes may not use
+    # the class's. A mapping is by cache key where there is a cache_key_fn.
+    @overload
+    def __init__(
+        self: DataLoader[K_, V_],
+        load_fn: Callable[[list[K_]], Awaitable[Mapping[C, V_ | BaseException]]],
+        max_batch_size: int | None = ...,
+        cache: bool = ...,
+        *,
+        cache_key_fn: Callable[[K_], C],
+        batch_window: float | None = ...,
+        missing: Literal["raise"],
+        result_cache: None = ...,
+        cache_errors: bool = ...,
+        max_concurrent_batches: int | None = ...,
+        limiter: Limiter | None = ...,
+        load_timeout: float | None = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: DataLoader[K_, V_ | None],
+        load_fn: Callable[[list[K_]], Awaitable[Mapping[C, V_ | BaseException]]],
+        max_batch_size: int | None = ...,
+        cache: bool = ...,
+        *,
+        cache_key_fn: Callable[[K_], C],
+        batch_window: float | None = ...,
+        missing: Literal["none"] = ...,
+        result_cache: None = ...,
+        cache_errors: bool = ...,
+        max_concurrent_batches: int | None = ...,
+        limiter: Limiter | None = ...,
+        load_timeout: float | None = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: DataLoader[K_, V_],
+        load_fn: Callable[[list[K_]], Awaitable[Mapping[K_, V_ | BaseException]]],
+        max_batch_size: int | None = ...,
+        cache: bool = ...,
+        *,
+        cache_key_fn: None = ...,
+        batch_window: float | None = ...,
+        missing: Literal["raise"],
+        result_cache: None = ...,
+        cache_errors: bool = ...,
+        max_concurrent_batches: int | None = ...,
+        limiter: Limiter | None = ...,
+        load_timeout: float | None = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: DataLoader[K_, V_ | None],
+        load_fn: Callable[[list[K_]], Awaitable[Mapping[K_, V_ | BaseException]]],
+        max_batch_size: int | None = ...,
+        cache: bool = ...,
+        *,
+        cache_key_fn: None = ...,
+        batch_window: float | None = ...,
+        missing: Literal["none"] = ...,
+        result_cache: None = ...,
+        cache_errors: bool = ...,
+        max_concurrent_batches: int | None = ...,
+        limiter: Limiter | None = ...,
+        load_timeout: float | None = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: DataLoader[K_, V_],
+        load_fn: Callable[[list[K_]], Awaitable[Sequence[V_ | BaseException]]],
+        max_batch_size: int | None = ...,
+        cache: bool = ...,
+        *,
+        cache_key_fn: Callable[[K_], Hashable] | None = ...,
+        batch_window: float | None = ...,
+        missing: Literal["none", "raise"] = ...,
+        result_cache: None = ...,
+        cache_errors: bool = ...,
+        max_concurrent_batches: int | None = ...,
+        limiter: Limiter | None = ...,
+        load_timeout: float | None = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        load_fn: None = ...,
+        max_batch_size: int | None = ...,
+        cache: bool = ...,
+        *,
+        cache_key_fn: Callable[[K], Hashable] | None = ...,
+        batch_window: float | None = ...,
+        missing: Literal["none", "raise"] = ...,
+        result_cache: None = ...,
+        cache_errors: bool = ...,
+        max_concurrent_batches: int | None = ...,
+        limiter: Limiter | None = ...,
+        load_timeout: float | None = ...,
+        name: str | None = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        # Any: the overloads above say what is accepted; no one type covers them.
+        load_fn: Callable[[list[Any]], Awaitable[Any]] | None = None,
+        max_batch_size: int | None = None,
+        cache: bool = True,
+        *,
+        cache_key_fn: Callable[[Any], Hashable] | None = None,
+        batch_window: float | None = None,
+        missing: Literal["none", "raise"] = "none",
+        result_cache: None = None,
+        cache_errors: bool = False,
+        max_concurrent_batches: int | None = None,
+        limiter: Limiter | None = None,
+        load_timeout: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        if name is not None and not isinstance(name, str):
+            raise ConfigurationTypeError(f"loader: name must be a str or None, got {name!r}")
+        if load_fn is None:
+            load_fn = getattr(self, "load_fn", None)
+            label = name or type(self).__name__
+        else:
+            label = name or _name_of(load_fn)
+        owner = f"loader {label!r}"
+        if not callable(load_fn):
+            raise ConfigurationTypeError(
+                f"{owner}: load_fn must be an async function that takes a list of keys, or a "
+                f"method of a subclass; got {load_fn!r}"
+            )
+        if max_batch_size is not None:
+            check_count(owner, "max_batch_size", max_batch_size)
+        if max_concurrent_batches is not None:
+            check_count(owner, "max_concurrent_batches", max_concurrent_batches)
+        if batch_window is not None:
+            check_seconds(owner, "batch_window", batch_window, zero=True)
+        if load_timeout is not None:
+            check_seconds(owner, "load_timeout", load_timeout, zero=False)
+        if cache_key_fn is not None and not callable(cache_key_fn):
+            raise ConfigurationTypeError(
+                f"{owner}: cache_key_fn must be a function of one key, got {cache_key_fn!r}"
+            )
+        if missing not in ("none", "raise"):
+            raise ConfigurationValueError(
+                f"{owner}: missing must be 'none' or 'raise', got {missing!r}"
+            )
+        if result_cache is not None:
+            raise ConfigurationTypeError(
+                f"{owner}: result_cache must be None in this version, got {result_cache!r}"
+            )
+        limiters: tuple[Limiter, ...] = ()
+        if limiter is not None:
+            kind = type(limiter)
+            if not hasattr(kind, "__aenter__") or not hasattr(kind, "__aexit__"):
+                raise ConfigurationTypeError(
+                    f"{owner}: limiter must be an async context manager, such as an "
+                    f"asyncio.Semaphore; got {limiter!r}"
+                )
+            limiters = (limiter,)
+        if max_concurrent_batches is not None:
+            limiters = (*limiters, asyncio.Semaphore(max_concurrent_batches))
+        self._state = LoaderState(
+            name=label,
+            load_fn=load_fn,
+            context=copy_context(),
+            limiters=limiters,
+            load_timeout=load_timeout,
+            cache=cache,
+            cache_errors=cache_errors,
+            missing_raises=missing == "raise",
+        )
+        self._memo = self._state.memo
+        self._recall = self._memo.get
+        self._cache_key_fn = cache_key_fn
+        self._batch_window = batch_window
+        self._limit = maxsize if max_batch_size is None else max_batch_size
+        # Nothing to do for a key but to put it into the open batch and into the memo.
+        self._is_plain = cache and cache_key_fn is None and max_batch_size is None
+        self._closed = False
+        self._loop = None
+        self._is_running: Callable[[], bool] = _never
+        self._thread = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._state.name!r}>"
+
+    # -- loading
+
+    def load(self, key: K) -> Future[V]:
+        """Give the value of `key`, loading it with the open batch if it is not known.
+
+        Each caller of a load in progress has a future of its own: cancelling it, or timing out,
+        touches nobody else. When all callers of a batch have gone, its function is cancelled.
+
+        Raises:
+            TypeError: The key is None, or not hashable and there is no `cache_key_fn`.
+            LoopError: No event loop is running, or not the one of the loader's first load.
+            LoaderClosedError: The loader was closed.
+
+        The future raises what the batch function raised, or put in the value's place; and
+        BatchResultError, KeyNotFoundError, LoadTimeoutError, LoadCancelledError or
+        LoaderDeadlockError as their descriptions say.
+        """
+        state = self._state
+        cache_key: Any = key if self._cache_key_fn is None else self._cache_key_of(key)
+        batch = state.open
+        entry: Flight | Future[Any] | None
+        if batch is None:
+            try:
+                entry = self._memo[cache_key]
+            except KeyError:
+                entry = None
+            except TypeError:
+                self._refuse_unhashable(key, cache_key)
+                raise
+            if entry.__class__ is Future and self._is_running():
+                state.hits += 1
+                # The class test narrows no types, and cast() would be the dearest step here.
+                return entry  # type: ignore[return-value] # pyright: ignore[reportReturnType]
+        else:
+            try:
+                entry = self._recall(cache_key)
+            except TypeError:
+                self._refuse_unhashable(key, cache_key)
+                raise
+            # Comparing threads is what get_running_loop() does, at a third of its cost before
+            # Python 3.12. Code inside a batch function takes the long way round.
+            if (
+                entry is None
+                and key is not None
+                and self._thread == get_ident()
+                and self._is_running()
+                and current_node.get() is None
+            ):
+                waiter = self._new_future()
+                if self._is_plain and batch.waiters.setdefault(cache_key, waiter) is waiter:
+                    self._memo[cache_key] = batch.flight
+                else:
+                    self._queue(batch, key, cache_key, waiter)
+                return waiter
+        return self._load_anew(key, cache_key, entry)
+
+    def _queue(self, batch: Batch, key: K, cache_key: Hashable, waiter: Future[Any]) -> None:
+        """Put a key that the memo lacks into the open batch."""
+        waiters = batch.waiters
+        if waiters.setdefault(cache_key, waiter) is not waiter:
+            # Cleared since, or a loader without memo: asked for once all the same.
+            batch.join(cache_key, waiter)
+        elif batch.originals is not None:
+            batch.originals[cache_key] = key
+        if self._state.cache:
+            self._memo[cache_key] = batch.flight
+        if len(waiters) >= self._limit:
+            batch.send()
+
+    def _load_anew(
+        self, key: K, cache_key: Hashable, entry: Flight | Future[Any] | None
+    ) -> Future[V]:
+        if key is None:
+            self._refuse_none()
+        loop = self._enter()
+        node = enclosing()
+        waiter: Future[Any]
+        if entry is None:
+            batch = self._state.open or self._open(loop)
+            waiter = self._new_future()
+            if node is not None:
+                node.add_edge(batch.node, waiter, cache_key)
+            self._queue(batch, key, cache_key, waiter)
+            return waiter
+        if isinstance(entry, Flight) and entry.batch is not None:
+            batch = entry.batch
+            waiter = self._new_future()
+            error = self._add_edge(node, batch, waiter, cache_key)
+            if error is None:
+                batch.join(cache_key, waiter)
+            else:
+                waiter.set_exception(error)
+            return waiter
+        self._state.hits += 1
+        known = self._known(cache_key, entry)
+        open_batch = self._state.open
+        # Inside a batch function a hit never waits, since that batch may wait for this function.
+        if open_batch is None or node is not None:
+            return known
+        waiter = self._new_future()
+        open_batch.hits.append((waiter, _outcome(known, cache_key)))
+        return waiter
+
+    def _known(self, cache_key: Hashable, entry: Flight | Future[Any]) -> Future[Any]:
+        """Give the done future of a value in the memo, made on its first hit."""
+        if not isinstance(entry, Flight):
+            return entry
+        known = self._new_future()
+        deliver(known, _outcome(entry, cache_key), set())
+        self._state.memo[cache_key] = known
+        return known
+
+    @overload
+    def load_many(
+        self, keys: Iterable[K], *, return_exceptions: Literal[False] = ...
+    ) -> Awaitable[list[V]]: ...
+    @overload
+    def load_many(
+        self, keys: Iterable[K], *, return_exceptions: Literal[True]
+    ) -> Awaitable[list[V | BaseException]]: ...
+    @overload
+    def load_many(
+        self, keys: Iterable[K], *, return_exceptions: bool
+    ) -> Awaitable[list[V]] | Awaitable[list[V | BaseException]]: ...
+    def load_many(
+        self, keys: Iterable[K], *, return_exceptions: bool = False
+    ) -> Awaitable[list[V]] | Awaitable[list[V | BaseException]]:
+        """Give the values of `keys` in their order, as one future.
+
+        The keys are checked first and queued when this is called, all or none. The first error
+        in key order is raised after all keys have settled; with `return_exceptions=True` errors
+        stand in their keys' places.
+
+        Raises:
+            TypeError: `keys` is not iterable, or a key is one that `load` refuses.
+            LoopError: As for `load`.
+            LoaderClosedError: The loader was closed.
+        """
+        cache_keys, distinct = self._check_keys(keys)
+        loop = self._enter()
+        state = self._state
+        node = enclosing()
+        group = GroupWaiter(loop, cache_keys, distinct, return_exceptions)
+        state.joins += len(cache_keys) - len(distinct)
+        fresh = distinct
+        if not state.memo.keys().isdisjoint(distinct):
+            fresh = self._gather_known(group, node)
+        self._queue_group(group, fresh, loop, node)
+        group.is_queueing = False
+        if cache_keys and not group.parts and state.open is not None and node is None:
+            # All are hits: they are answered together with the open batch, as one hit is.
+            state.open.groups.append(group)
+            group.parts[state.open] = set()
+        group.end_if_complete(set())
+        return group
+
+    def _check_keys(self, keys: Iterable[K]) -> tuple[list[Hashable], dict[Hashable, Any]]:
+        """Give all cache keys, and the distinct ones with the key of each one's first load."""
+        try:
+            originals = list(keys)
+        except TypeError as error:
+            raise TypeError(
+                f"loader {self._state.name!r}: load_many needs an iterable of keys: {error}"
+            ) from error
+        if self._cache_key_fn is None:
+            cache_keys = cast("list[Hashable]", originals)
+        else:
+            cache_keys = [self._cache_key_of(key) for key in originals]
+        distinct: dict[Hashable, Any] = {}
+        try:
+            if self._cache_key_fn is None:
+                distinct = dict.fromkeys(cache_keys)
+            else:
+                for key, cache_key in zip(originals, cache_keys):
+                    distinct.setdefault(cache_key, key)
+        except TypeError:
+            for key, cache_key in zip(originals, cache_keys):
+                self._refuse_unhashable(key, cache_key)
+            raise
+        if self._cache_key_fn is None and None in distinct:
+            self._refuse_none()
+        return cache_keys, distinct
+
+    def _gather_known(self, group: GroupWaiter, node: Node | None) -> dict[Hashable, Any]:
+        """Take hits and join flights; give the keys that are neither."""
+        fresh: dict[Hashable, Any] = {}
+        refused: dict[Batch, LoaderDeadlockError | None] = {}
+        for cache_key, key in group.distinct.items():
+            entry = self._recall(cache_key)
+            if entry is None:
+                fresh[cache_key] = key
+            elif isinstance(entry, Flight) and entry.batch is not None:
+                batch = entry.batch
+                if batch not in refused:
+                    refused[batch] = self._add_edge(node, batch, group, cache_key)
+                error = refused[batch]
+                if error is None:
+                    batch.join_group(cache_key, group)
+                else:
+                    group.found[cache_key] = error
+            else:
+                self._state.hits += 1
+                group.found[cache_key] = _outcome(entry, cache_key)
+        return fresh
+
+    def _queue_group(
+        self,
+        group: GroupWaiter,
+        fresh: dict[Hashable, Any],
+        loop: asyncio.AbstractEventLoop,
+        node: Node | None,
+    ) -> None:
+        state = self._state
+        rest = iter(fresh.items())
+        left = len(fresh)
+        while left:
+            batch = state.open or self._open(loop)
+            room = self._limit - len(batch.waiters)
+            part = fresh if len(fresh) <= room else dict(islice(rest, room))
+            left -= len(part)
+            if node is not None:
+                node.add_edge(batch.node, group, next(iter(part)))
+            if state.cache:
+                state.memo.update(dict.fromkeys(part, batch.flight))
+            batch.add_group(group, part)
+            if len(batch.waiters) >= self._limit:
+                batch.send()
+
+    def _add_edge(
+        self, node: Node | None, batch: Batch, waiter: Future[Any], key: Hashable
+    ) -> LoaderDeadlockError | None:
+        """Let the enclosing function wait for a flight, unless that waits for the function."""
+        if node is None:
+            return None
+        chain = find_chain(batch.node, node, key)
+        if chain is not None:
+            return LoaderDeadlockError(
+                f"loader {self._state.name!r} would wait for itself: {chain}; a batch function "
+                f"can't load a key of its own batch"
+            )
+        node.add_edge(batch.node, waiter, key)
+        self._pump.slots.match()
+        return None
+
+    # -- the memo
+
+    @overload
+    def peek(self, key: K) -> V | None: ...
+    @overload
+    def peek(self, key: K, default: D) -> V | D: ...
+    def peek(self, key: K, default: D | None = None) -> V | D | None:
+        """Give the value of `key` if the memo has it now, or else `default`.
+
+        It loads nothing, waits for nothing and works without an event loop. A load in progress
+        and a remembered error count as absent.
+        """
+        cache_key = self._memo_key(key)
+        entry = self._recall(cache_key)
+        if entry is None or (isinstance(entry, Flight) and entry.results is None):
+            return default
+        outcome = _outcome(entry, cache_key)
+        return default if isinstance(outcome, BaseException) else cast("V", outcome)
+
+    def prime(self: Self, key: K, value: V | Exception, *, force: bool = False) -> Self:
+        """Put a value, or the error that loading `key` should raise, into the memo.
+
+        What is there stays, unless `force`. Those who wait for the key in an open batch get the
+        value, and the key is not asked for; those of a running batch get the batch's. With
+        `cache=False` this does nothing. It needs no event loop.
+        """
+        return self.prime_many({self._checked(key): value}, force=force)
+
+    def prime_many(self: Self, values: Mapping[K, V | Exception], *, force: bool = False) -> Self:
+        """Prime each key of a mapping; all keys are checked before any is primed."""
+        state = self._state
+        primed = {self._memo_key(key): value for key, value in values.items()}
+        if not state.cache:
+            return self
+        for cache_key, value in primed.items():
+            entry = self._recall(cache_key)
+            is_pending = isinstance(entry, Flight) and entry.results is None
+            if entry is not None and not is_pending and not force:
+                continue
+            outcome = as_error(value, state.name) if isinstance(value, Exception) else value
+            state.epoch += 1
+            state.memo[cache_key] = Flight(None, {cache_key: outcome})
+            if state.open is not None and cache_key in state.open.waiters:
+                state.open.supply(cache_key, outcome)
+        return self
+
+    def clear(self: Self, key: K) -> Self:
+        """Forget `key`, if it is known: the next load asks for it anew.
+
+        Those who wait for a load in progress still get its result; later ones don't.
+        """
+        self._forget(self._memo_key(key))
+        return self
+
+    def clear_many(self: Self, keys: Iterable[K]) -> Self:
+        """Forget each of `keys`; all are checked before any is forgotten."""
+        for cache_key in [self._memo_key(key) for key in keys]:
+            self._forget(cache_key)
+        return self
+
+    def _forget(self, cache_key: Hashable) -> None:
+        state = self._state
+        entry = state.memo.pop(cache_key, None)
+        if entry is not None:
+            state.epoch += 1
+        if isinstance(entry, Flight) and entry.results is not None:
+            # The flight may stay in the memo for other keys, but not with this value.
+            entry.results.pop(cache_key, None)
+
+    def clear_all(self: Self) -> Self:
+        """Forget every key; loads in progress are treated as by `clear`."""
+        self._state.epoch += 1
+        self._state.memo.clear()
+        return self
+
+    # -- the loader's life
+
+    def dispatch(self) -> None:
+        """Send the open batch now, if there is one, instead of when its window ends.
+
+        Raises:
+            LoopError: There is one, and its event loop is not running.
+        """
+        if self._state.open is not None:
+            self._enter()
+            self._state.open.send()
+
+    @property
+    def stats(self) -> LoaderStats:
+        """What the loader has counted so far: a snapshot."""
+        state = self._state
+        queued = state.queued + (0 if state.open is None else len(state.open.waiters))
+        return LoaderStats(
+            loads=state.hits + state.joins + queued,
+            hits=state.hits,
+            joins=state.joins,
+            batches=state.batches,
+            keys=state.keys,
+            errors=state.errors,
+            cancelled=state.cancelled,
+            largest_batch=state.largest_batch,
+        )
+
+    async def aclose(self) -> None:
+        """End the loader: cancel what runs, and settle all waiters with `LoadCancelledError`.
+
+        It waits up to a second for those functions to end, so that what they use can be closed
+        next. Afterwards `load` and `load_many` raise `LoaderClosedError`. Closing twice is fine.
+        """
+        state = self._state
+        self._closed = True
+        self._is_running = _never
+        state.epoch += 1
+        state.memo.clear()
+        tasks = {batch.task for batch in state.running} - {None, asyncio.current_task()}
+        self._abandon()
+        if tasks:
+            await asyncio.wait(cast("set[asyncio.Task[None]]", tasks), timeout=_CLOSE_PATIENCE)
+
+    def _abandon(self) -> None:
+        for batch in list(self._state.running):
+            batch.abandon()
+        if self._state.open is not None:
+            self._state.open.abandon()
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> Batch:
+        originals: dict[Hashable, Any] | None = None if self._cache_key_fn is None else {}
+        batch = self._state.open = Batch(self._state, self._pump, loop, originals)
+        if self._batch_window is None:
+            self._pump.add(batch, QUIET_TICKS)
+        else:
+            batch.wait(self._batch_window)
+        return batch
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        """Check that a load may be made here, and tie the loader to the loop of its first one."""
+        name = self._state.name
+        if self._closed:
+            raise LoaderClosedError(f"loader {name!r} was closed; make a new one")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop or loop is None:
+            if self._loop is not None and self._loop.is_closed():
+                self._abandon()
+            if loop is None:
+                raise LoopError(
+                    f"loader {name!r} was used where no event loop runs; use it in a coroutine, "
+                    f"in the thread of its loop: asyncio.run(main())"
+                )
+            if self._loop is not None:
+                raise LoopError(
+                    f"loader {name!r} belongs to another event loop, that of its first load; "
+                    f"make one loader per loop, best one per request"
+                )
+            self._loop = loop
+            self._pump = pump_of(loop)
+            self._is_running = loop.is_running
+            self._new_future = _future_maker(loop)
+        self._thread = get_ident()
+        return loop
+
+    # -- keys
+
+    def _memo_key(self, key: K) -> Hashable:
+        cache_key: Any = key if self._cache_key_fn is None else self._cache_key_of(key)
+        self._refuse_unhashable(key, cache_key)
+        return cast("Hashable", cache_key)
+
+    def _checked(self, key: K) -> K:
+        if key is None:
+            self._refuse_none()
+        self._memo_key(key)
+        return key
+
+    def _cache_key_of(self, key: K) -> Any:
+        if key is None:
+            self._refuse_none()
+        assert self._cache_key_fn is not None
+        return self._cache_key_fn(key)
+
+    def _refuse_none(self) -> NoReturn:
+        raise TypeError(f"loader {self._state.name!r} was given None as a key; leave it out")
+
+    def _refuse_unhashable(self, key: object, cache_key: object) -> None:
+        """Raise, if the cache key can't be hashed; errors of another origin are not ours."""
+        try:
+            hash(cache_key)
+        except TypeError as error:
+            what = "key" if self._cache_key_fn is None else "cache_key_fn gave a cache key"
+            raise TypeError(
+                f"loader {self._state.name!r}: {what} of type {type(cache_key).__name__} "
+                f"for key {reprlib.repr(key)}, which is not hashable; pass a cache_key_fn that "
+                f"makes a hashable key of it"
+            ) from error
+
+
+def _never() -> bool:
+    return False
+
+
+def _name_of(load_fn: object) -> str:
+    while isinstance(load_fn, partial):
+        load_fn = load_fn.func
+    return str(getattr(load_fn, "__name__", type(load_fn).__name__))
+
+
+def _future_maker(loop: asyncio.AbstractEventLoop) -> Callable[[], Future[Any]]:
+    """Give the fastest way to make the loop's kind of future."""
+    # loop.create_future() is a Python function around this in asyncio; a loop may have its own.
+    if type(loop.create_future()) is not Future:
+        return loop.create_future
+    return cast("Callable[[], Future[Any]]", partial(Future, loop=loop))
+
+
+def _outcome(entry: Flight | Future[Any], cache_key: Hashable) -> object:
+    """Give the value, or the error, of a memo entry that is not pending."""
+    if isinstance(entry, Flight):
+        assert entry.results is not None
+        return entry.results[cache_key]
+    return entry.exception() or entry.result()

@@ -1,0 +1,195 @@
+"""Slots of a limiter, and lending them to the batches that their holders wait for.
+
+With a limit of 1, a batch function that loads through a loader with the same limiter would wait
+for a batch that waits for its slot. So a batch that the holder of a slot waits for, directly or
+through other batches and slots, runs inside that slot: the holder lends it. A slot is lent to
+one batch at a time, since what a limiter protects (a database session, say) is still used by
+one batch at a time then. A slot goes back to its limiter when its holder and its guest are done.
+
+A limiter is entered and left by a task of its own (a keeper), because many context managers
+insist on being left by the task that entered them, and because a batch that is lent a slot
+must be able to stop queueing for one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ._flight import Node
+from .errors import LoadCancelledError
+from .typing import Limiter
+
+__all__ = ["Slot", "Slots"]
+
+
+class Slot:
+    """Hold one place in a limiter, owned (`lender` is None) or lent by the slot of another node."""
+
+    __slots__ = ("guest", "left", "lender", "limiter", "node", "released")
+
+    def __init__(self, node: Node, limiter: Limiter, lender: Slot | None) -> None:
+        self.node = node
+        self.limiter = limiter
+        self.lender = lender
+        self.guest: Slot | None = None
+        self.released = False
+        self.left: asyncio.Future[None] | None = None
+
+
+class _Request:
+    """Wait for a slot: of the limiter, or one that is lent, whichever comes first."""
+
+    __slots__ = ("keeper", "limiter", "node", "ready")
+
+    def __init__(self, node: Node, limiter: Limiter, ready: asyncio.Future[Slot]) -> None:
+        self.node = node
+        self.limiter = limiter
+        self.ready = ready
+        self.keeper: asyncio.Task[None] | None = None
+
+
+class Slots:
+    """Know every slot held on one event loop, and who queues for one."""
+
+    __slots__ = ("_held", "_requests", "_tasks")
+
+    def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
+        self._held: list[Slot] = []
+        self._requests: list[_Request] = []
+        self._tasks = tasks
+
+    async def acquire(self, node: Node, limiter: Limiter) -> Slot:
+        """Wait for a slot of `limiter`; on cancellation nothing is held and nothing queues.
+
+        Raises:
+            LoadCancelledError: The limiter was cancelled from inside.
+            BaseException: Whatever entering the limiter raises.
+        """
+        loop = asyncio.get_running_loop()
+        request = _Request(node, limiter, loop.create_future())
+        node.blocked_on = limiter
+        self._requests.append(request)
+        self.match()
+        if not request.ready.done():
+            keeper = request.keeper = loop.create_task(self._keep(request))
+            self._tasks.add(keeper)
+            keeper.add_done_callback(lambda task: self._on_kept(request, task))
+        try:
+            return await request.ready
+        except BaseException:
+            if request in self._requests:
+                self._requests.remove(request)
+                node.blocked_on = None
+            if not request.ready.cancelled() and request.ready.exception() is None:
+                self.release(request.ready.result())
+            elif request.keeper is not None:
+                request.keeper.cancel()
+            raise
+
+    def release(self, slot: Slot) -> None:
+        """Give a slot back as soon as it has no guest; never waits."""
+        slot.released = True
+        ended: Slot | None = slot
+        while ended is not None and ended.released and ended.guest is None:
+            self._held.remove(ended)
+            if ended.left is not None and not ended.left.done():
+                ended.left.set_result(None)
+            if ended.lender is not None:
+                ended.lender.guest = None
+            ended = ended.lender
+        self.match()
+
+    def match(self) -> None:
+        """Lend slots to the queueing batches that their holders have come to wait for.
+
+        Where that leaves batches of which none can go on (two loaders with one slot each, whose
+        functions load from each other), one more is let in by whoever holds a slot it needs.
+        """
+        for request in list(self._requests):
+            self._lend(request, self._waiting_holder(request))
+        for request in list(self._requests):
+            if self._is_stuck(request.node):
+                self._lend(request, self._idle_slot(request))
+
+    def _lend(self, request: _Request, lender: Slot | None) -> None:
+        if lender is None:
+            return
+        lender.guest = self._seat(request, lender)
+        if request.keeper is not None:
+            request.keeper.cancel()
+
+    def _waiting_holder(self, request: _Request) -> Slot | None:
+        # The latest slot first: in a deep recursion it is the one right above.
+        for slot in reversed(self._held):
+            if (
+                slot.limiter is request.limiter
+                and slot.guest is None
+                and slot.node.waits_for(request.node)
+            ):
+                return slot
+        return None
+
+    def _idle_slot(self, request: _Request) -> Slot | None:
+        for slot in reversed(self._held):
+            if slot.limiter is request.limiter and slot.guest is None:
+                return slot
+        return None
+
+    def _is_stuck(self, node: Node) -> bool:
+        """Tell whether nothing that `node` needs, over waits and slots, runs by itself."""
+        reached = {node}
+        stack = [node]
+        while stack:
+            current = stack.pop()
+            if current.blocked_on is None:
+                needed = [target for target, _ in current.edges()]
+            else:
+                needed = [
+                    slot.node
+                    for slot in self._held
+                    if slot.limiter is current.blocked_on and not slot.released
+                ]
+            if not needed:
+                # It runs, or waits for a slot that nobody here holds.
+                return False
+            for other in needed:
+                if other not in reached:
+                    reached.add(other)
+                    stack.append(other)
+        return True
+
+    def _seat(self, request: _Request, lender: Slot | None) -> Slot:
+        slot = Slot(request.node, request.limiter, lender)
+        self._held.append(slot)
+        self._requests.remove(request)
+        request.node.blocked_on = None
+        request.ready.set_result(slot)
+        return slot
+
+    async def _keep(self, request: _Request) -> None:
+        async with request.limiter:
+            if request.ready.done():
+                return
+            slot = self._seat(request, None)
+            slot.left = asyncio.get_running_loop().create_future()
+            await slot.left
+
+    def _on_kept(self, request: _Request, keeper: asyncio.Task[None]) -> None:
+        self._tasks.discard(keeper)
+        error = None if keeper.cancelled() else keeper.exception()
+        if not request.ready.done():
+            request.ready.set_exception(
+                error
+                or LoadCancelledError(
+                    f"loader {request.node.name!r} was cancelled while it waited for its limiter"
+                )
+            )
+        elif error is not None:
+            keeper.get_loop().call_exception_handler(
+                {
+                    "message": f"limiter of loader {request.node.name!r} failed on leaving",
+                    "exception": error,
+                    "task": keeper,
+                }
+            )
