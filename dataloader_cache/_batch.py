@@ -10,22 +10,20 @@ are found only where the memo still names its flight.
 from __future__ import annotations
 
 import asyncio
-import reprlib
 from asyncio import Future, InvalidStateError
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from ._flight import Node, current_node
 from ._pump import QUIET_TICKS_AFTER_WINDOW, Pump
+from ._results import as_error, check_awaitable, deliver, has_error, read_values
 from ._slots import Slot
 from ._stats import batch_listeners
-from .errors import BatchResultError, KeyNotFoundError, LoadCancelledError, LoadTimeoutError
+from .errors import LoadCancelledError, LoadTimeoutError
 from .typing import Limiter
 
-__all__ = ["Batch", "Flight", "GroupWaiter", "LoaderState", "as_error", "deliver"]
-
-_ABSENT: Any = object()
+__all__ = ["Batch", "Flight", "GroupWaiter", "LoaderState"]
 
 
 class Flight:
@@ -168,47 +166,6 @@ class GroupWaiter(Future[list[Any]]):
             deliver(self, first, reported)
         else:
             deliver(self, values, reported)
-
-
-def has_error(values: Iterable[object]) -> bool:
-    """Tell whether any value is an error: one pass in C, since a batch has few types."""
-    return any(issubclass(kind, BaseException) for kind in set(map(type, values)))
-
-
-def deliver(waiter: Future[Any], value: object, reported: set[int]) -> bool:
-    """Settle `waiter` with a value or an error; tell whether it was still pending.
-
-    Only the first error of a batch is left for asyncio to report when nobody retrieves it, so
-    that a failed batch which nobody awaits makes one report and not one per key.
-    """
-    try:
-        if isinstance(value, BaseException):
-            waiter.set_exception(value)
-            if reported:
-                waiter.exception()
-            else:
-                reported.add(id(value))
-        else:
-            waiter.set_result(value)
-    except InvalidStateError:
-        return False
-    except RuntimeError:
-        # Its loop was closed: the waiter is settled, but who awaits it can't be woken any more.
-        waiter.exception()
-    return True
-
-
-def as_error(error: BaseException, name: str) -> BaseException:
-    """Make of an error one that a future can carry without being taken for something else."""
-    changed: Exception
-    if isinstance(error, asyncio.CancelledError):
-        changed = LoadCancelledError(f"the load of loader {name!r} was cancelled from inside")
-    elif isinstance(error, StopIteration):
-        changed = RuntimeError(f"the batch function of loader {name!r} gave a StopIteration")
-    else:
-        return error
-    changed.__cause__ = error
-    return changed
 
 
 class Batch:
@@ -398,6 +355,7 @@ class Batch:
     async def _run(self, cache_keys: list[Hashable], keys: list[Any]) -> None:
         current_node.set(self.node)
         state = self._state
+        owner = f"loader {state.name!r}"
         task = asyncio.current_task()
         slots: list[Slot] = []
         try:
@@ -406,17 +364,15 @@ class Batch:
                 slots.append(slot)
             # A list of its own: the function may change it, and the loader needs its keys.
             awaitable = state.load_fn(list(keys))
-            if not hasattr(awaitable, "__await__"):
-                raise BatchResultError(
-                    f"batch function of loader {state.name!r} returned {_describe(awaitable)} "
-                    f"and no awaitable; declare it with 'async def'"
-                )
-            values = _read(await awaitable, cache_keys, state)
+            check_awaitable(awaitable, "batch function", owner)
+            values = read_values(
+                await awaitable, cache_keys, owner, missing_raises=state.missing_raises
+            )
         except asyncio.CancelledError as error:
-            self._fail(as_error(error, state.name))
+            self._fail(as_error(error, owner))
             raise
         except Exception as error:
-            self._fail(as_error(error, state.name))
+            self._fail(as_error(error, owner))
         except BaseException as error:
             is_thrown_away = isinstance(error, GeneratorExit) and task is not asyncio.current_task(
                 self.loop
@@ -497,8 +453,8 @@ class Batch:
         if self.flight.results is not None:
             return
         if has_error(values):
-            name = state.name
-            values = [as_error(v, name) if isinstance(v, BaseException) else v for v in values]
+            owner = f"loader {state.name!r}"
+            values = [as_error(v, owner) if isinstance(v, BaseException) else v for v in values]
             results = dict(zip(cache_keys, values))
             self._forget_errors(results)
             self._conclude(results)
@@ -572,46 +528,3 @@ class Batch:
     def _settle_one(self, waiter: Future[Any], value: object, reported: set[int]) -> None:
         if waiter.__class__ is not GroupWaiter and not deliver(waiter, value, reported):
             self._state.cancelled += 1
-
-
-def _read(result: object, cache_keys: list[Hashable], state: LoaderState) -> Sequence[Any]:
-    """Put what a batch function returned in the order of the keys."""
-    values: Sequence[Any]
-    if type(result) is list:
-        values = cast("list[Any]", result)
-    elif isinstance(result, Mapping):
-        result = cast("Mapping[Any, Any]", result)
-        if not state.missing_raises:
-            return [result.get(key) for key in cache_keys]
-        values = [result.get(key, _ABSENT) for key in cache_keys]
-        return [
-            _not_found(key, state) if value is _ABSENT else value
-            for key, value in zip(cache_keys, values)
-        ]
-    elif isinstance(result, Sequence) and not isinstance(
-        result, (str, bytes, bytearray, memoryview)
-    ):
-        values = list(cast("Sequence[Any]", result))
-    else:
-        raise BatchResultError(
-            f"batch function of loader {state.name!r} returned {_describe(result)} for "
-            f"{len(cache_keys)} keys; return a sequence with one value per key, in key order, "
-            f"or a mapping"
-        )
-    if len(values) != len(cache_keys):
-        raise BatchResultError(
-            f"batch function of loader {state.name!r} returned {len(values)} values for "
-            f"{len(cache_keys)} keys; return one per key, in key order, or a mapping"
-        )
-    return values
-
-
-def _not_found(key: Hashable, state: LoaderState) -> KeyNotFoundError:
-    return KeyNotFoundError(
-        f"batch function of loader {state.name!r} returned a mapping without key {key!r}; "
-        f"return a value for it, or make the loader with missing='none'"
-    )
-
-
-def _describe(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__} ({reprlib.repr(value)})"

@@ -14,9 +14,10 @@ from threading import get_ident
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 
 from ._arguments import check_count, check_seconds
-from ._batch import Batch, Flight, GroupWaiter, LoaderState, as_error, deliver
+from ._batch import Batch, Flight, GroupWaiter, LoaderState
 from ._flight import Node, current_node, enclosing, find_chain
 from ._pump import QUIET_TICKS, Pump, pump_of
+from ._results import as_error, deliver
 from ._stats import LoaderStats
 from .errors import (
     ConfigurationTypeError,
@@ -329,7 +330,7 @@ class DataLoader(Generic[K, V]):
             if entry.__class__ is Future and self._is_running():
                 state.hits += 1
                 # The class test narrows no types, and cast() would be the dearest step here.
-                return entry  # type: ignore[return-value] # pyright: ignore[reportReturnType]
+                return entry  # pyright: ignore[reportReturnType]
         else:
             try:
                 entry = self._recall(cache_key)
@@ -580,7 +581,9 @@ class DataLoader(Generic[K, V]):
             is_pending = isinstance(entry, Flight) and entry.results is None
             if entry is not None and not is_pending and not force:
                 continue
-            outcome = as_error(value, state.name) if isinstance(value, Exception) else value
+            outcome = (
+                as_error(value, f"loader {state.name!r}") if isinstance(value, Exception) else value
+            )
             state.epoch += 1
             state.memo[cache_key] = Flight(None, {cache_key: outcome})
             if state.open is not None and cache_key in state.open.waiters:

@@ -19,9 +19,20 @@ PACKAGE = "dataloader_cache"
 # marked so, which may as long as they make no circle.
 ORDER = [
     {"errors", "typing"},
-    {"_arguments", "_clock", "_store", "_flight", "_slots", "_pump", "_stats"},
+    {
+        "_arguments",
+        "_clock",
+        "_expiry",
+        "_flight",
+        "_keys",
+        "_pump",
+        "_results",
+        "_slots",
+        "_stats",
+        "_store",
+    },
     {"_cache", "_batch"},
-    {"_loader"},
+    {"_loader", "_decorators"},
     {"_scope"},
     {"__init__"},
 ]

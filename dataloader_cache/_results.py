@@ -1,0 +1,114 @@
+"""What a user's function returned, made into what its callers get."""
+
+from __future__ import annotations
+
+import asyncio
+import reprlib
+from asyncio import Future, InvalidStateError
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from .errors import BatchResultError, KeyNotFoundError, LoadCancelledError
+
+__all__ = ["as_error", "check_awaitable", "deliver", "has_error", "read_values"]
+
+_ABSENT: Any = object()
+
+
+def has_error(values: Iterable[object]) -> bool:
+    """Tell whether any value is an error: one pass in C, since a batch has few types."""
+    return any(issubclass(kind, BaseException) for kind in set(map(type, values)))
+
+
+def deliver(waiter: Future[Any], value: object, reported: set[int]) -> bool:
+    """Settle `waiter` with a value or an error; tell whether it was still pending.
+
+    Only the first error of a batch is left for asyncio to report when nobody retrieves it, so
+    that a failed batch which nobody awaits makes one report and not one per key.
+    """
+    try:
+        if isinstance(value, BaseException):
+            waiter.set_exception(value)
+            if reported:
+                waiter.exception()
+            else:
+                reported.add(id(value))
+        else:
+            waiter.set_result(value)
+    except InvalidStateError:
+        return False
+    except RuntimeError:
+        # Its loop was closed: the waiter is settled, but who awaits it can't be woken any more.
+        waiter.exception()
+    return True
+
+
+def as_error(error: BaseException, owner: str) -> BaseException:
+    """Make of an error one that a future can carry without being taken for something else."""
+    changed: Exception
+    if isinstance(error, asyncio.CancelledError):
+        changed = LoadCancelledError(f"the load of {owner} was cancelled from inside")
+    elif isinstance(error, StopIteration):
+        changed = RuntimeError(f"a function of {owner} gave a StopIteration")
+    else:
+        return error
+    changed.__cause__ = error
+    return changed
+
+
+def read_values(
+    result: object, keys: Sequence[Hashable], owner: str, *, missing_raises: bool = False
+) -> Sequence[Any]:
+    """Put what a batch function returned in the order of the keys.
+
+    Raises:
+        BatchResultError: It is neither a mapping nor a sequence with one value per key.
+    """
+    values: Sequence[Any]
+    if type(result) is list:
+        values = result
+    elif isinstance(result, Mapping):
+        found: Mapping[Any, Any] = result
+        if not missing_raises:
+            return [found.get(key) for key in keys]
+        values = [found.get(key, _ABSENT) for key in keys]
+        return [
+            _not_found(key, owner) if value is _ABSENT else value
+            for key, value in zip(keys, values)
+        ]
+    elif isinstance(result, Sequence) and not isinstance(
+        result, (str, bytes, bytearray, memoryview)
+    ):
+        sequence: Sequence[Any] = result
+        values = list(sequence)
+    else:
+        raise BatchResultError(
+            f"batch function of {owner} returned {_describe(result)} for {len(keys)} keys; "
+            f"return a sequence with one value per key, in key order, or a mapping"
+        )
+    if len(values) != len(keys):
+        raise BatchResultError(
+            f"batch function of {owner} returned {len(values)} values for {len(keys)} keys; "
+            f"return one per key, in key order, or a mapping"
+        )
+    return values
+
+
+def check_awaitable(result: object, function: str, owner: str) -> None:
+    """Refuse what a user's function returned if it can't be awaited."""
+    if not hasattr(result, "__await__"):
+        raise BatchResultError(
+            f"{function} of {owner} returned {_describe(result)} and no awaitable; "
+            f"declare it with 'async def'"
+        )
+
+
+def _not_found(key: Hashable, owner: str) -> KeyNotFoundError:
+    return KeyNotFoundError(
+        f"batch function of {owner} returned a mapping without key {key!r}; "
+        f"return a value for it, or make the loader with missing='none'"
+    )
+
+
+def _describe(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__} ({reprlib.repr(value)})"
