@@ -123,7 +123,7 @@ class Request:
                     await asyncio.sleep(0)
 
         async def lock(_parent: int, _field: int) -> None:
-            """Share a lock with the siblings, as one database session for all does."""
+            """Share a lock with the siblings, as all do that use one connection."""
             async with self._lock:
                 await asyncio.sleep(0)
 

@@ -6,7 +6,13 @@ import math
 
 from .errors import ConfigurationTypeError, ConfigurationValueError
 
-__all__ = ["check_count", "check_seconds"]
+__all__ = ["check_count", "check_name", "check_seconds"]
+
+
+def check_name(owner: str, value: object) -> None:
+    """Refuse a name that is neither a str nor None."""
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationTypeError(f"name of {owner} must be a str or None, got {value!r}")
 
 
 def check_count(owner: str, argument: str, value: object) -> None:

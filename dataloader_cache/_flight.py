@@ -55,8 +55,8 @@ class Node:
 
     def waits_for(self, target: Node) -> bool:
         """Tell whether this node waits for `target`, directly or through others."""
-        reached = {self}
-        stack = [self]
+        reached: set[Node] = {self}
+        stack: list[Node] = [self]
         while stack:
             for neighbour, _ in stack.pop().edges():
                 if neighbour is target:

@@ -13,7 +13,7 @@ from sys import maxsize
 from threading import get_ident
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 
-from ._arguments import check_count, check_seconds
+from ._arguments import check_count, check_name, check_seconds
 from ._batch import Batch, Flight, GroupWaiter, LoaderState
 from ._flight import Node, current_node, enclosing, find_chain
 from ._pump import QUIET_TICKS, Pump, pump_of
@@ -202,7 +202,7 @@ class DataLoader(Generic[K, V]):
         max_batch_size: int | None = ...,
         cache: bool = ...,
         *,
-        cache_key_fn: Callable[[K], Hashable] | None = ...,
+        cache_key_fn: Callable[[Any], Hashable] | None = ...,
         batch_window: float | None = ...,
         missing: Literal["none", "raise"] = ...,
         result_cache: None = ...,
@@ -229,8 +229,7 @@ class DataLoader(Generic[K, V]):
         load_timeout: float | None = None,
         name: str | None = None,
     ) -> None:
-        if name is not None and not isinstance(name, str):
-            raise ConfigurationTypeError(f"loader: name must be a str or None, got {name!r}")
+        check_name("a loader", name)
         if load_fn is None:
             load_fn = getattr(self, "load_fn", None)
             label = name or type(self).__name__

@@ -6,7 +6,7 @@ import asyncio
 import reprlib
 from asyncio import Future, InvalidStateError
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import BatchResultError, KeyNotFoundError, LoadCancelledError
 
@@ -65,22 +65,16 @@ def read_values(
         BatchResultError: It is neither a mapping nor a sequence with one value per key.
     """
     values: Sequence[Any]
-    if type(result) is list:
-        values = result
-    elif isinstance(result, Mapping):
-        found: Mapping[Any, Any] = result
+    if _is_mapping(result):
         if not missing_raises:
-            return [found.get(key) for key in keys]
-        values = [found.get(key, _ABSENT) for key in keys]
+            return [result.get(key) for key in keys]
+        values = [result.get(key, _ABSENT) for key in keys]
         return [
             _not_found(key, owner) if value is _ABSENT else value
             for key, value in zip(keys, values)
         ]
-    elif isinstance(result, Sequence) and not isinstance(
-        result, (str, bytes, bytearray, memoryview)
-    ):
-        sequence: Sequence[Any] = result
-        values = list(sequence)
+    if _is_sequence(result):
+        values = list(result)
     else:
         raise BatchResultError(
             f"batch function of {owner} returned {_describe(result)} for {len(keys)} keys; "
@@ -92,6 +86,17 @@ def read_values(
             f"return one per key, in key order, or a mapping"
         )
     return values
+
+
+# Guards, because isinstance() alone leaves a checker with unknown item types.
+def _is_mapping(result: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(result, Mapping)
+
+
+def _is_sequence(result: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(result, Sequence) and not isinstance(
+        result, (str, bytes, bytearray, memoryview)
+    )
 
 
 def check_awaitable(result: object, function: str, owner: str) -> None:

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +35,12 @@ def main(arguments: list[str]) -> int:
         return 1
     for version, python in pythons.items():
         print(f"{dotted(version)}: {python}", flush=True)
-    outcomes = {version: run(version, python, arguments) for version, python in pythons.items()}
+    # The installations share a build folder, so one after the other; the tests share nothing.
+    ready = {version: prepare(environment(version), python) for version, python in pythons.items()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = dict(
+            zip(ready, pool.map(partial(run, arguments), ready, ready.values()), strict=True)
+        )
     print("\ntests of the core:")
     for version, outcome in outcomes.items():
         print(f"  Python {dotted(version)}: {outcome}")
@@ -75,34 +82,41 @@ def probe(python: Path) -> Version | None:
     return (int(major), int(minor), int(micro)) if level == "final" else None
 
 
-def run(version: Version, python: Path, arguments: list[str]) -> str:
-    print(f"\n=== Python {dotted(version)} ===", flush=True)
-    environment = ROOT / ".venv" / dotted(version) / "core"
-    if not prepare(environment, python):
+def run(arguments: list[str], version: Version, ready: bool) -> str:
+    if not ready:
         return "could not install what the tests need"
-    command = [environment / "bin" / "python", "-m", "pytest", "-q", *arguments]
-    return "passed" if subprocess.run(command, cwd=ROOT, check=False).returncode == 0 else "FAILED"
+    command = [environment(version) / "bin" / "python", "-m", "pytest", "-q", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    print(f"\n=== Python {dotted(version)} ===\n{done.stdout}", flush=True)
+    return "passed" if done.returncode == 0 else "FAILED"
 
 
-def prepare(environment: Path, python: Path) -> bool:
-    ready = environment / ".ready"
+def environment(version: Version) -> Path:
+    return ROOT / ".venv" / dotted(version) / "core"
+
+
+def prepare(folder: Path, python: Path) -> bool:
+    ready = folder / ".ready"
     settings = [ROOT / "setup.cfg", ROOT / "pyproject.toml"]
     if ready.exists() and all(ready.stat().st_mtime > file.stat().st_mtime for file in settings):
         return True
-    shutil.rmtree(environment, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", environment], check=True)
+    print(f"Making the environment {folder.relative_to(ROOT)}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([python, "-m", "venv", folder], check=True)
     if not (
-        install(environment, "--editable", ".[test]")
+        install(folder, "--editable", ".[test]")
         # uvloop has no wheel for a new Python at first; its tests are skipped there.
-        or install(environment, "--editable", ".", *requirements_without("uvloop"))
+        or install(folder, "--editable", ".", *requirements_without("uvloop"))
     ):
         return False
     ready.touch()
     return True
 
 
-def install(environment: Path, *what: str) -> bool:
-    command = [environment / "bin" / "python", "-m", "pip", "install", "-qq", *what]
+def install(folder: Path, *what: str) -> bool:
+    command = [folder / "bin" / "python", "-m", "pip", "install", "-qq", *what]
     variables = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode == 0
 

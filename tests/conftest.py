@@ -110,7 +110,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    # Closing the loop waits for its tasks, and the clock of pytest-timeout stops where a test fails.
+    # Closing the loop waits for its tasks, and pytest-timeout stops its clock where a test fails.
     timer = item.config.pluginmanager.hook
     timer.pytest_timeout_cancel_timer(item=item)
     timer.pytest_timeout_set_timer(item=item, settings=Settings(60.0, "thread", False, False))
