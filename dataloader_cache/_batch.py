@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future, InvalidStateError
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context
+from itertools import chain
 from typing import Any, TypeAlias
 
 from ._flight import Node, current_node
 from ._pump import QUIET_TICKS_AFTER_WINDOW, Pump
-from ._results import as_error, check_awaitable, deliver, has_error, read_values
+from ._results import as_error, check_awaitable, deliver, has_error, is_error, read_values
 from ._slots import Slot
 from ._stats import batch_listeners
 from .errors import LoadCancelledError, LoadTimeoutError
@@ -162,7 +164,7 @@ class GroupWaiter(Future[list[Any]]):
     def _deliver(self, values: list[Any], reported: set[int]) -> None:
         self.found = {}
         if not self.return_exceptions and has_error(values):
-            first = next(value for value in values if isinstance(value, BaseException))
+            first = next(filter(is_error, values))
             deliver(self, first, reported)
         else:
             deliver(self, values, reported)
@@ -293,8 +295,17 @@ class Batch:
         """Call the batch function, if any key still has a waiter."""
         if not self.is_open:
             return
-        state = self._state
         self._close()
+        try:
+            self._start()
+        except BaseException as error:
+            # A key that can't be hashed any more, a loop that takes no task: the waiters know.
+            self._fail(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _start(self) -> None:
+        state = self._state
         self._drop_deserted()
         cache_keys = list(self.waiters)
         if not cache_keys:
@@ -315,9 +326,14 @@ class Batch:
             self._handle = self.loop.call_later(state.load_timeout, self._expire)
         # Not create_task(context=...), which 3.10 lacks: a task copies the context it is made in.
         # It is made in a copy, since an eager task may send another batch before this returns.
-        task = state.context.copy().run(
-            self.loop.create_task, self._run(cache_keys, keys), name=f"batch of {state.name}"
-        )
+        running = self._run(cache_keys, keys)
+        try:
+            task = state.context.copy().run(
+                self.loop.create_task, running, name=f"batch of {state.name}"
+            )
+        except BaseException:
+            running.close()
+            raise
         if not task.done():
             self.task = task
             self._pump.tasks.add(task)
@@ -385,6 +401,7 @@ class Batch:
         else:
             self._succeed(cache_keys, values)
         finally:
+            self.node.has_ended = True
             for slot in reversed(slots):
                 self._pump.slots.release(slot)
 
@@ -440,13 +457,19 @@ class Batch:
             return
         if self.is_open:
             self._close()
-        memo = self._state.memo
-        for cache_key in self.waiters:
-            if memo.get(cache_key) is self.flight:
-                del memo[cache_key]
         if counted:
             self._state.errors += len(self.waiters)
-        self._conclude(dict.fromkeys(self.waiters, error))
+        failed = list(self.waiters)
+        self._conclude(dict.fromkeys(self.waiters, error), kept={})
+        # A key that raises in __hash__ or __eq__ stays: a flight without results counts as none.
+        with suppress(Exception):
+            self._forget(failed)
+
+    def _forget(self, cache_keys: Iterable[Hashable]) -> None:
+        memo = self._state.memo
+        for cache_key in cache_keys:
+            if memo.get(cache_key) is self.flight:
+                del memo[cache_key]
 
     def _succeed(self, cache_keys: list[Hashable], values: Sequence[Any]) -> None:
         state = self._state
@@ -454,23 +477,17 @@ class Batch:
             return
         if has_error(values):
             owner = f"loader {state.name!r}"
-            values = [as_error(v, owner) if isinstance(v, BaseException) else v for v in values]
+            values = [as_error(v, owner) if is_error(v) else v for v in values]
             results = dict(zip(cache_keys, values))
-            self._forget_errors(results)
+            failed = [key for key, value in results.items() if is_error(value)]
+            state.errors += len(failed)
+            if not state.cache_errors:
+                self._forget(failed)
             self._conclude(results)
         elif self.extras or self.groups or state.epoch != self._epoch:
             self._conclude(dict(zip(cache_keys, values)))
         else:
             self._conclude_plain(cache_keys, values)
-
-    def _forget_errors(self, results: dict[Hashable, Any]) -> None:
-        state = self._state
-        failed = [key for key, value in results.items() if isinstance(value, BaseException)]
-        state.errors += len(failed)
-        if not state.cache_errors:
-            for cache_key in failed:
-                if state.memo.get(cache_key) is self.flight:
-                    del state.memo[cache_key]
 
     def _conclude_plain(self, cache_keys: list[Hashable], values: Sequence[Any]) -> None:
         """Settle a batch in which each key has one waiter and a value: the common case, fast."""
@@ -492,16 +509,35 @@ class Batch:
                 state.memo.update(waiters)
             self._conclude({})
 
-    def _conclude(self, results: dict[Hashable, Any]) -> None:
+    def _conclude(
+        self, results: dict[Hashable, Any], kept: dict[Hashable, Any] | None = None
+    ) -> None:
         """Settle all who wait, for whatever it is, and keep nothing but the results."""
-        state = self._state
-        self.flight.results = results
+        self.flight.results = results if kept is None else kept
         self.flight.batch = None
-        self.node.done = True
+        self.node.is_settled = True
         if self._handle is not None:
             self._handle.cancel()
         self._pump.live.discard(self)
-        state.running.discard(self)
+        self._state.running.discard(self)
+        try:
+            self._settle_all(results)
+        except BaseException as error:
+            # Keys that raise in __hash__ or __eq__ can do so at any time.
+            self._settle_rest(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self.waiters = {}
+            self.extras = {}
+            self.groups = []
+            self.hits = []
+            self._crowd = []
+            self._handle = self.task = None
+            self._pump.slots.match()
+
+    def _settle_all(self, results: dict[Hashable, Any]) -> None:
+        state = self._state
         reported: set[int] = set()
         if len(self.waiters) != self.group_keys:
             for cache_key, waiter in self.waiters.items():
@@ -517,13 +553,18 @@ class Batch:
                 group.settle(self, results, reported)
         for waiter, value in self.hits:
             deliver(waiter, value, reported)
-        self.waiters = {}
-        self.extras = {}
-        self.groups = []
-        self.hits = []
-        self._crowd = []
-        self._handle = self.task = None
-        self._pump.slots.match()
+
+    def _settle_rest(self, error: BaseException) -> None:
+        """Settle whoever is left, without looking at a key."""
+        reported: set[int] = set()
+        error = as_error(error, f"loader {self._state.name!r}")
+        for waiter in (
+            *self.waiters.values(),
+            *chain.from_iterable(self.extras.values()),
+            *self.groups,
+            *(waiter for waiter, _ in self.hits),
+        ):
+            deliver(waiter, error, reported)
 
     def _settle_one(self, waiter: Future[Any], value: object, reported: set[int]) -> None:
         if waiter.__class__ is not GroupWaiter and not deliver(waiter, value, reported):

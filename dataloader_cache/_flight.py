@@ -9,7 +9,8 @@ refused, so the graph has none (Holt, "Some Deadlock Properties of Computer Syst
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Container, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,14 +22,17 @@ _PRUNE_FROM = 16
 class Node:
     """Stand for one call of a user's function in the wait-for graph.
 
-    It holds no keys and no values: contexts that outlive the call keep it alive.
+    It holds no keys and no values: contexts that outlive the call keep it alive. `is_settled`
+    says that nobody waits for it any more, `has_ended` that its function has returned; a
+    function may go on for a while after its waiters were settled, and load in its clean-up.
     """
 
-    __slots__ = ("_prune_at", "_waits", "blocked_on", "done", "name")
+    __slots__ = ("_prune_at", "_waits", "blocked_on", "has_ended", "is_settled", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.done = False
+        self.is_settled = False
+        self.has_ended = False
         self.blocked_on: object | None = None
         self._waits: dict[Node, list[tuple[Future[Any], object]]] = {}
         self._prune_at = _PRUNE_FROM
@@ -38,33 +42,40 @@ class Node:
         waits = self._waits
         if len(waits) >= self._prune_at:
             # A function that loads one key after the other leaves a dead edge behind each time.
-            for other in [node for node in waits if node.done]:
+            for other in [node for node in waits if node.is_settled]:
                 del waits[other]
             self._prune_at = max(_PRUNE_FROM, 2 * len(waits))
         waits.setdefault(target, []).append((waiter, key))
 
     def edges(self) -> Iterator[tuple[Node, object]]:
         """Give each node that this one waits for now, with a key that it waits for there."""
-        for target, waiters in self._waits.items():
-            if target.done:
-                continue
-            for waiter, key in waiters:
-                if not waiter.done():
-                    yield target, key
-                    break
+        settled: list[Node] = []
+        try:
+            for target, waiters in self._waits.items():
+                if target.is_settled:
+                    settled.append(target)
+                    continue
+                for waiter, key in waiters:
+                    if not waiter.done():
+                        yield target, key
+                        break
+        finally:
+            # Passed over once each, so that a node with many edges is not slow to look at.
+            for target in settled:
+                self._waits.pop(target, None)
 
-    def waits_for(self, target: Node) -> bool:
-        """Tell whether this node waits for `target`, directly or through others."""
+    def first_waited_for(self, wanted: Container[Node]) -> Node | None:
+        """Give the nearest wanted node that this one waits for, directly or through others."""
         reached: set[Node] = {self}
-        stack: list[Node] = [self]
-        while stack:
-            for neighbour, _ in stack.pop().edges():
-                if neighbour is target:
-                    return True
+        queue: deque[Node] = deque([self])
+        while queue:
+            for neighbour, _ in queue.popleft().edges():
+                if neighbour in wanted:
+                    return neighbour
                 if neighbour not in reached:
                     reached.add(neighbour)
-                    stack.append(neighbour)
-        return False
+                    queue.append(neighbour)
+        return None
 
 
 current_node: ContextVar[Node | None] = ContextVar("dataloader_cache_node", default=None)
@@ -73,7 +84,7 @@ current_node: ContextVar[Node | None] = ContextVar("dataloader_cache_node", defa
 def enclosing() -> Node | None:
     """Give the node of the running function in whose context this code runs, if any."""
     node = current_node.get()
-    return None if node is None or node.done else node
+    return None if node is None or node.has_ended else node
 
 
 def find_chain(source: Node, target: Node, key: object) -> str | None:

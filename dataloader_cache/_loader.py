@@ -17,7 +17,7 @@ from ._arguments import check_count, check_name, check_seconds
 from ._batch import Batch, Flight, GroupWaiter, LoaderState
 from ._flight import Node, current_node, enclosing, find_chain
 from ._pump import QUIET_TICKS, Pump, pump_of
-from ._results import as_error, deliver
+from ._results import as_error, deliver, is_error
 from ._stats import LoaderStats
 from .errors import (
     ConfigurationTypeError,
@@ -374,6 +374,8 @@ class DataLoader(Generic[K, V]):
         loop = self._enter()
         node = enclosing()
         waiter: Future[Any]
+        if _is_left_over(entry, cache_key):
+            entry = None
         if entry is None:
             batch = self._state.open or self._open(loop)
             waiter = self._new_future()
@@ -486,7 +488,7 @@ class DataLoader(Generic[K, V]):
         refused: dict[Batch, LoaderDeadlockError | None] = {}
         for cache_key, key in group.distinct.items():
             entry = self._recall(cache_key)
-            if entry is None:
+            if entry is None or _is_left_over(entry, cache_key):
                 fresh[cache_key] = key
             elif isinstance(entry, Flight) and entry.batch is not None:
                 batch = entry.batch
@@ -515,7 +517,7 @@ class DataLoader(Generic[K, V]):
         while left:
             batch = state.open or self._open(loop)
             room = self._limit - len(batch.waiters)
-            part = fresh if len(fresh) <= room else dict(islice(rest, room))
+            part = fresh if left == len(fresh) <= room else dict(islice(rest, room))
             left -= len(part)
             if node is not None:
                 node.add_edge(batch.node, group, next(iter(part)))
@@ -555,10 +557,10 @@ class DataLoader(Generic[K, V]):
         """
         cache_key = self._memo_key(key)
         entry = self._recall(cache_key)
-        if entry is None or (isinstance(entry, Flight) and entry.results is None):
+        if entry is None or _is_pending(entry) or _is_left_over(entry, cache_key):
             return default
         outcome = _outcome(entry, cache_key)
-        return default if isinstance(outcome, BaseException) else cast("V", outcome)
+        return default if is_error(outcome) else cast("V", outcome)
 
     def prime(self: Self, key: K, value: V | Exception, *, force: bool = False) -> Self:
         """Put a value, or the error that loading `key` should raise, into the memo.
@@ -577,8 +579,8 @@ class DataLoader(Generic[K, V]):
             return self
         for cache_key, value in primed.items():
             entry = self._recall(cache_key)
-            is_pending = isinstance(entry, Flight) and entry.results is None
-            if entry is not None and not is_pending and not force:
+            is_absent = entry is None or _is_pending(entry) or _is_left_over(entry, cache_key)
+            if not is_absent and not force:
                 continue
             outcome = (
                 as_error(value, f"loader {state.name!r}") if isinstance(value, Exception) else value
@@ -759,9 +761,24 @@ def _future_maker(loop: asyncio.AbstractEventLoop) -> Callable[[], Future[Any]]:
     return cast("Callable[[], Future[Any]]", partial(Future, loop=loop))
 
 
+def _is_pending(entry: Flight | Future[Any]) -> bool:
+    return isinstance(entry, Flight) and entry.results is None
+
+
+def _is_left_over(entry: Flight | Future[Any] | None, cache_key: Hashable) -> bool:
+    """Tell whether a failed batch could not take its flight out of the memo.
+
+    That takes a key which raised in `__hash__` or `__eq__` just then.
+    """
+    return (
+        isinstance(entry, Flight) and entry.results is not None and cache_key not in entry.results
+    )
+
+
 def _outcome(entry: Flight | Future[Any], cache_key: Hashable) -> object:
     """Give the value, or the error, of a memo entry that is not pending."""
     if isinstance(entry, Flight):
         assert entry.results is not None
         return entry.results[cache_key]
-    return entry.exception() or entry.result()
+    error = entry.exception()
+    return entry.result() if error is None else error

@@ -6,11 +6,11 @@ import asyncio
 import reprlib
 from asyncio import Future, InvalidStateError
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from .errors import BatchResultError, KeyNotFoundError, LoadCancelledError
 
-__all__ = ["as_error", "check_awaitable", "deliver", "has_error", "read_values"]
+__all__ = ["as_error", "check_awaitable", "deliver", "has_error", "is_error", "read_values"]
 
 _ABSENT: Any = object()
 
@@ -20,6 +20,11 @@ def has_error(values: Iterable[object]) -> bool:
     return any(issubclass(kind, BaseException) for kind in set(map(type, values)))
 
 
+def is_error(value: object) -> bool:
+    """Tell an error from a value, by its type: a proxy's `__class__` may do or say anything."""
+    return issubclass(type(value), BaseException)
+
+
 def deliver(waiter: Future[Any], value: object, reported: set[int]) -> bool:
     """Settle `waiter` with a value or an error; tell whether it was still pending.
 
@@ -27,8 +32,8 @@ def deliver(waiter: Future[Any], value: object, reported: set[int]) -> bool:
     that a failed batch which nobody awaits makes one report and not one per key.
     """
     try:
-        if isinstance(value, BaseException):
-            waiter.set_exception(value)
+        if is_error(value):
+            waiter.set_exception(cast("BaseException", value))
             if reported:
                 waiter.exception()
             else:

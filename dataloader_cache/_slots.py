@@ -55,8 +55,10 @@ class Slots:
     __slots__ = ("_held", "_requests", "_tasks")
 
     def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
-        self._held: list[Slot] = []
-        self._requests: list[_Request] = []
+        # In the order in which they were taken; a dict, to take one out at no cost.
+        self._held: dict[Slot, None] = {}
+        # By limiter (its id, while somebody queues for it), first come first.
+        self._requests: dict[int, dict[Node, _Request]] = {}
         self._tasks = tasks
 
     async def acquire(self, node: Node, limiter: Limiter) -> Slot:
@@ -69,7 +71,7 @@ class Slots:
         loop = asyncio.get_running_loop()
         request = _Request(node, limiter, loop.create_future())
         node.blocked_on = limiter
-        self._requests.append(request)
+        self._requests.setdefault(id(limiter), {})[node] = request
         self.match()
         if not request.ready.done():
             keeper = request.keeper = loop.create_task(self._keep(request))
@@ -78,21 +80,26 @@ class Slots:
         try:
             return await request.ready
         except BaseException:
-            if request in self._requests:
-                self._requests.remove(request)
-                node.blocked_on = None
+            self._withdraw(request)
             if not request.ready.cancelled() and request.ready.exception() is None:
                 self.release(request.ready.result())
             elif request.keeper is not None:
                 request.keeper.cancel()
             raise
 
+    def _withdraw(self, request: _Request) -> None:
+        queue = self._requests.get(id(request.limiter), {})
+        if queue.pop(request.node, None) is not None:
+            request.node.blocked_on = None
+            if not queue:
+                del self._requests[id(request.limiter)]
+
     def release(self, slot: Slot) -> None:
         """Give a slot back as soon as it has no guest; never waits."""
         slot.released = True
         ended: Slot | None = slot
         while ended is not None and ended.released and ended.guest is None:
-            self._held.remove(ended)
+            del self._held[ended]
             if ended.left is not None and not ended.left.done():
                 ended.left.set_result(None)
             if ended.lender is not None:
@@ -106,9 +113,20 @@ class Slots:
         Where that leaves batches of which none can go on (two loaders with one slot each, whose
         functions load from each other), one more is let in by whoever holds a slot it needs.
         """
-        for request in list(self._requests):
-            self._lend(request, self._waiting_holder(request))
-        for request in list(self._requests):
+        if not self._requests:
+            return
+        # The latest slot first: in a deep recursion it is the one right above the request.
+        for slot in list(reversed(self._held)):
+            queue = self._requests.get(id(slot.limiter))
+            if queue is None or slot.guest is not None:
+                continue
+            wanted = slot.node.first_waited_for(queue)
+            if wanted is not None:
+                self._lend(queue[wanted], slot)
+            if not self._requests:
+                return
+        for queue in list(self._requests.values()):
+            request = next(iter(queue.values()))
             if self._is_stuck(request.node):
                 self._lend(request, self._idle_slot(request))
 
@@ -118,17 +136,6 @@ class Slots:
         lender.guest = self._seat(request, lender)
         if request.keeper is not None:
             request.keeper.cancel()
-
-    def _waiting_holder(self, request: _Request) -> Slot | None:
-        # The latest slot first: in a deep recursion it is the one right above.
-        for slot in reversed(self._held):
-            if (
-                slot.limiter is request.limiter
-                and slot.guest is None
-                and slot.node.waits_for(request.node)
-            ):
-                return slot
-        return None
 
     def _idle_slot(self, request: _Request) -> Slot | None:
         for slot in reversed(self._held):
@@ -161,9 +168,8 @@ class Slots:
 
     def _seat(self, request: _Request, lender: Slot | None) -> Slot:
         slot = Slot(request.node, request.limiter, lender)
-        self._held.append(slot)
-        self._requests.remove(request)
-        request.node.blocked_on = None
+        self._held[slot] = None
+        self._withdraw(request)
         request.ready.set_result(slot)
         return slot
 
