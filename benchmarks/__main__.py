@@ -1,32 +1,43 @@
-"""Run all benchmarks and print one table.
+"""Run all benchmarks and print a table of loaders, one of caches and one of eviction policies.
 
     python -m benchmarks [--full] [--json] [--strict] [--loop asyncio|uvloop]
 
-It takes a few minutes; `--full` takes more rounds and longer runs. A missed target changes the exit
-status only with `--strict`, since a busy machine can miss one.
+It takes a few minutes; `--full` takes more rounds and longer runs, and weighs every cache, not
+ours alone. `python -m benchmarks.soak` uses a cache for very long and is run by itself. A missed
+target changes the exit status only with `--strict`, since a busy machine can miss one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from benchmarks import per_key, under_load
-from benchmarks._measure import loop_factory
+from benchmarks import hit_ratio, memory, per_hit, per_key, under_load
+from benchmarks._caches import CACHES
+from benchmarks._measure import LoopFactory, loop_factory
 from benchmarks._peers import installed
-from benchmarks._report import Report, add_options
+from benchmarks._report import Report, Row, add_options
 
 __all__ = ["main"]
 
 _QUICK_PER_KEY = per_key.Settings(rounds=9, budget=1.5)
+_QUICK_CACHES = (
+    per_hit.Settings(rounds=7, calls=5_000, budget=0.3),
+    hit_ratio.Settings(requests=50_000),
+    memory.Settings(peers=False),
+)
+_FULL_CACHES = (per_hit.Settings(), hit_ratio.Settings(), memory.Settings())
+_CachesSettings = tuple[per_hit.Settings, hit_ratio.Settings, memory.Settings]
 
 
 def main(
     arguments: Sequence[str] | None = None,
     quick_per_key: per_key.Settings = _QUICK_PER_KEY,
     quick_under_load: under_load.Settings = under_load.QUICK,
+    quick_caches: _CachesSettings = _QUICK_CACHES,
 ) -> int:
     """Run all benchmarks, print their report and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -47,7 +58,28 @@ def main(
         for_load = under_load.Settings() if options.full else quick_under_load
         report.rows += under_load.measure(adapters, factory, for_load)
         report.notes += under_load.NOTES
-    return report.finish(options)
+    caches = _of_caches(options.loop, factory, _FULL_CACHES if options.full else quick_caches)
+    ratios = _of_policies(options.loop, _FULL_CACHES[1] if options.full else quick_caches[1])
+    reports = {"loaders": report, "caches": caches, "policies": ratios}
+    if options.json:
+        documents = {name: json.loads(each.as_json()) for name, each in reports.items()}
+        print(json.dumps(documents, indent=2, ensure_ascii=False))
+    else:
+        print("\n\n".join(map(str, reports.values())))
+    return int(options.strict and any(each.missed for each in reports.values()))
+
+
+def _of_caches(loop: str, factory: LoopFactory, settings: _CachesSettings) -> Report:
+    peers, left_out = installed(CACHES)
+    rows: list[Row] = per_hit.measure(peers, factory, settings[0])
+    rows += memory.measure(peers, factory, settings[2])
+    notes = [*per_hit.NOTES, *memory.NOTES]
+    return Report(loop, [peer.name for peer in peers], left_out, rows, notes, known=CACHES)
+
+
+def _of_policies(loop: str, settings: hit_ratio.Settings) -> Report:
+    rows = hit_ratio.measure(settings)
+    return Report(loop, hit_ratio.COLUMNS, [], rows, list(hit_ratio.NOTES), known=CACHES[:1])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks._peers import ADAPTERS, installed, version
+from benchmarks._peers import ADAPTERS, OURS, Contender, installed, version
 
 __all__ = ["machine", "machine_line", "packages", "packages_line"]
 
@@ -37,19 +37,21 @@ def machine_line(loop: str) -> str:
     )
 
 
-def packages() -> dict[str, str | None]:
+def packages(contenders: Iterable[Contender] = ADAPTERS) -> dict[str, str | None]:
     """Return the version of every contender and of what they run on; None is not installed."""
-    found = {adapter.distribution: version(adapter.distribution) for adapter in ADAPTERS}
-    ours = ADAPTERS[0]
-    if found[ours.distribution] is None and installed([ours])[0]:
-        found[ours.distribution] = "(this checkout)"
+    found: dict[str, str | None] = {}
+    for contender in contenders:
+        number = version(contender.distribution)
+        if number is None and contender.name == OURS and installed([contender])[0]:
+            number = "(this checkout)"
+        found.setdefault(contender.distribution, number)
     return found | {name: version(name) for name in _BESIDE_THE_CONTENDERS}
 
 
-def packages_line() -> str:
+def packages_line(contenders: Iterable[Contender] = ADAPTERS) -> str:
     """Return the versions as one line of the report."""
     return "packages: " + ", ".join(
-        f"{name} {number or 'not installed'}" for name, number in packages().items()
+        f"{name} {number or 'not installed'}" for name, number in packages(contenders).items()
     )
 
 

@@ -10,9 +10,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, overload
 
-__all__ = ["ADAPTERS", "OURS", "Adapter", "BatchFunction", "Loader", "installed", "version"]
+__all__ = [
+    "ADAPTERS",
+    "OURS",
+    "Adapter",
+    "BatchFunction",
+    "Contender",
+    "Loader",
+    "installed",
+    "version",
+]
 
 OURS = "ours"
 
@@ -25,6 +34,25 @@ class Loader(Protocol):
     def load(self, key: Any, /) -> Awaitable[Any]: ...
 
     def load_many(self, keys: Iterable[Any], /) -> Awaitable[list[Any]]: ...
+
+
+class Contender(Protocol):
+    """What the report says of a library; `target` is what it is made of, as `module.Class`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def distribution(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+    @property
+    def needs(self) -> str: ...
+
+
+C = TypeVar("C", bound=Contender)
 
 
 @dataclass(frozen=True)
@@ -86,11 +114,17 @@ ADAPTERS: tuple[Adapter, ...] = (
 )
 
 
-def installed(adapters: Iterable[Adapter] = ADAPTERS) -> tuple[list[Adapter], list[str]]:
+@overload
+def installed() -> tuple[list[Adapter], list[str]]: ...
+@overload
+def installed(contenders: Iterable[C]) -> tuple[list[C], list[str]]: ...
+def installed(
+    contenders: Iterable[Contender] = ADAPTERS,
+) -> tuple[list[Any], list[str]]:
     """Return the contenders that can be imported, and one line for each that cannot."""
-    found: list[Adapter] = []
+    found: list[Contender] = []
     left_out: list[str] = []
-    for adapter in adapters:
+    for adapter in contenders:
         module, _, attribute = adapter.target.rpartition(".")
         try:
             getattr(import_module(module), attribute)

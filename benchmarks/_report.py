@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from benchmarks._machine import machine, machine_line, packages, packages_line
 from benchmarks._measure import LOOPS
+from benchmarks._peers import ADAPTERS, Contender
 
 __all__ = ["Cell", "Report", "Row", "Verdict", "add_options"]
 
@@ -56,13 +57,14 @@ class Report:
     left_out: Sequence[str]
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    known: Sequence[Contender] = ADAPTERS
 
     @property
     def missed(self) -> list[Row]:
         return [row for row in self.rows if row.verdict is not None and row.verdict.met is False]
 
     def __str__(self) -> str:
-        head = [machine_line(self.loop), packages_line(), *self.left_out]
+        head = [machine_line(self.loop), packages_line(self.known), *self.left_out]
         judged = [row for row in self.rows if row.verdict and row.verdict.met is not None]
         met = len(judged) - len(self.missed)
         summary = f"targets: {met} met, {len(self.missed)} NOT met"
@@ -83,7 +85,7 @@ class Report:
         ]
         document = {
             "machine": machine(self.loop),
-            "packages": packages(),
+            "packages": packages(self.known),
             "contenders": list(self.contenders),
             "left_out": list(self.left_out),
             "rows": rows,

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from enum import Enum
+from typing import Final
 
 from .errors import ConfigurationTypeError, ConfigurationValueError
 
-__all__ = ["check_count", "check_name", "check_seconds"]
+__all__ = ["UNSET", "Unset", "check_count", "check_kind", "check_name", "check_seconds"]
+
+
+class Unset(Enum):
+    """Tell an argument that was not given from one that is None."""
+
+    UNSET = "UNSET"
+
+
+UNSET: Final = Unset.UNSET
 
 
 def check_name(owner: str, value: object) -> None:
     """Refuse a name that is neither a str nor None."""
     if value is not None and not isinstance(value, str):
         raise ConfigurationTypeError(f"name of {owner} must be a str or None, got {value!r}")
+
+
+def check_kind(owner: str, argument: str, value: object, kind: type) -> None:
+    """Refuse what is neither of a type nor None."""
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationTypeError(
+            f"{owner}: {argument} must be a {kind.__name__}, got a {type(value).__name__}: "
+            f"{reprlib.repr(value)}"
+        )
 
 
 def check_count(owner: str, argument: str, value: object) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future, InvalidStateError
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from itertools import chain
@@ -25,7 +25,7 @@ from ._stats import batch_listeners
 from .errors import LoadCancelledError, LoadTimeoutError
 from .typing import Limiter
 
-__all__ = ["Batch", "Flight", "GroupWaiter", "LoaderState"]
+__all__ = ["Batch", "Fetch", "Flight", "GroupWaiter", "LoaderState"]
 
 
 class Flight:
@@ -41,6 +41,19 @@ class Flight:
         self.batch = batch
         self.results = results
 
+
+# Any: a result cache holds values of all kinds.
+Fetch: TypeAlias = Callable[
+    [
+        list[Hashable],
+        Callable[[list[Hashable]], Awaitable[Sequence[Any]]],
+        Context,
+        Callable[[], bool],
+    ],
+    Awaitable[Mapping[Hashable, Any]],
+]
+"""Gets keys from a result cache: with a function for those that it lacks, the context of that,
+and a function that tells whether a cancellation means that its time was over."""
 
 _Memo: TypeAlias = "dict[Hashable, Flight | Future[Any]]"
 
@@ -60,6 +73,7 @@ class LoaderState:
         "context",
         "epoch",
         "errors",
+        "fetch",
         "hits",
         "joins",
         "keys",
@@ -86,6 +100,7 @@ class LoaderState:
         cache: bool,
         cache_errors: bool,
         missing_raises: bool,
+        fetch: Fetch | None,
     ) -> None:
         self.name = name
         self.load_fn = load_fn
@@ -95,6 +110,7 @@ class LoaderState:
         self.cache = cache
         self.cache_errors = cache_errors
         self.missing_raises = missing_raises
+        self.fetch = fetch
         self.memo: _Memo = {}
         self.epoch = 0
         self.open: Batch | None = None
@@ -184,6 +200,7 @@ class Batch:
         "flight",
         "group_keys",
         "groups",
+        "has_expired",
         "hits",
         "is_open",
         "loop",
@@ -217,11 +234,12 @@ class Batch:
         self.originals = originals
         # Cache key to the waiters of all its later loads.
         self.extras: dict[Hashable, list[Future[Any]]] = {}
-        self.groups: list[GroupWaiter] = []
+        self.groups: dict[GroupWaiter, None] = {}
         # How many of the first loads are a group's.
         self.group_keys = 0
         # Memo hits that are to be answered together with this batch.
         self.hits: list[tuple[Future[Any], object]] = []
+        self.has_expired = False
         self.patience = self.seen = self.quiet = self.ticks = 0
         self._crowd: list[Future[Any]] = []
         self._scanned = 0
@@ -253,7 +271,7 @@ class Batch:
         part = group.parts.get(self)
         if part is None:
             part = group.parts[self] = set()
-            self.groups.append(group)
+            self.groups[group] = None
         part.add(cache_key)
         self.join(cache_key, group)
 
@@ -273,7 +291,7 @@ class Batch:
         if owed is not None:
             owed.update(part)
         else:
-            self.groups.append(group)
+            self.groups[group] = None
             group.parts[self] = None if len(part) == len(group.distinct) else set(part)
 
     def supply(self, cache_key: Hashable, value: object) -> None:
@@ -287,7 +305,7 @@ class Batch:
             if not isinstance(waiter, GroupWaiter):
                 deliver(waiter, value, reported)
             elif waiter.supply(self, cache_key, value):
-                self.groups.remove(waiter)
+                del self.groups[waiter]
         if not self.waiters:
             self.send()
 
@@ -311,29 +329,51 @@ class Batch:
         if not cache_keys:
             self._conclude({})
             return
-        state.batches += 1
-        state.keys += len(cache_keys)
-        state.largest_batch = max(state.largest_batch, len(cache_keys))
         state.running.add(self)
-        keys = cache_keys if self.originals is None else [self.originals[k] for k in cache_keys]
-        for listener in batch_listeners:
-            listener(state.name, list(keys))
+        if state.fetch is None:
+            self._count(cache_keys)
         self._crowd = list(self.waiters.values())
         for joined in self.extras.values():
             self._crowd.extend(joined)
         self._watch_next()
         if state.load_timeout is not None:
             self._handle = self.loop.call_later(state.load_timeout, self._expire)
-        # Not create_task(context=...), which 3.10 lacks: a task copies the context it is made in.
-        # It is made in a copy, since an eager task may send another batch before this returns.
-        running = self._run(cache_keys, keys)
+        if self.loop.get_task_factory() is None:
+            self._launch(cache_keys)
+        else:
+            # An eager task would run the function here, inside the load() that filled the batch,
+            # and a recursion of full batches would be one of Python's stack.
+            self.loop.call_soon(self._launch, cache_keys)
+
+    def _count(self, cache_keys: list[Hashable]) -> None:
+        state = self._state
+        state.batches += 1
+        state.keys += len(cache_keys)
+        state.largest_batch = max(state.largest_batch, len(cache_keys))
+        for listener in batch_listeners:
+            listener(state.name, self._keys_of(cache_keys))
+
+    def _keys_of(self, cache_keys: list[Hashable]) -> list[Any]:
+        originals = self.originals
+        return list(cache_keys) if originals is None else [originals[key] for key in cache_keys]
+
+    def _launch(self, cache_keys: list[Hashable]) -> None:
+        if self.flight.results is not None:
+            return
+        state = self._state
+        running = self._run(cache_keys)
         try:
+            # Not create_task(context=...), which 3.10 lacks: a task copies the context it is made
+            # in. It is made in a copy, since an eager task may come back here before this ends.
             task = state.context.copy().run(
                 self.loop.create_task, running, name=f"batch of {state.name}"
             )
-        except BaseException:
+        except BaseException as error:
             running.close()
-            raise
+            self._fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
         if not task.done():
             self.task = task
             self._pump.tasks.add(task)
@@ -368,22 +408,18 @@ class Batch:
         if state.memo.get(cache_key) is self.flight:
             del state.memo[cache_key]
 
-    async def _run(self, cache_keys: list[Hashable], keys: list[Any]) -> None:
+    async def _run(self, cache_keys: list[Hashable]) -> None:
         current_node.set(self.node)
         state = self._state
         owner = f"loader {state.name!r}"
         task = asyncio.current_task()
-        slots: list[Slot] = []
+        lasting: set[int] | None = None
         try:
-            for limiter in state.limiters:
-                slot = await self._pump.slots.acquire(self.node, limiter)
-                slots.append(slot)
-            # A list of its own: the function may change it, and the loader needs its keys.
-            awaitable = state.load_fn(list(keys))
-            check_awaitable(awaitable, "batch function", owner)
-            values = read_values(
-                await awaitable, cache_keys, owner, missing_raises=state.missing_raises
-            )
+            if state.fetch is None:
+                values = await self._ask(cache_keys)
+            else:
+                lasting = set()
+                values = await self._fetch(state.fetch, cache_keys, lasting)
         except asyncio.CancelledError as error:
             self._fail(as_error(error, owner))
             raise
@@ -399,11 +435,51 @@ class Batch:
                 raise
             self._fail(error)
         else:
-            self._succeed(cache_keys, values)
+            self._succeed(cache_keys, values, lasting)
         finally:
             self.node.has_ended = True
+            # A cancelled task keeps its error, and with that this frame: no circle here.
+            del task
+
+    async def _ask(self, cache_keys: list[Hashable]) -> Sequence[Any]:
+        """Call the batch function, inside its limiters, and put its result in order."""
+        state = self._state
+        owner = f"loader {state.name!r}"
+        node = current_node.get() or self.node
+        slots: list[Slot] = []
+        try:
+            for limiter in state.limiters:
+                slot = await self._pump.slots.acquire(node, limiter)
+                slots.append(slot)
+            # A list of its own: the function may change it, and the loader needs its keys.
+            awaitable = state.load_fn(self._keys_of(cache_keys))
+            check_awaitable(awaitable, "batch function", owner)
+            result = await awaitable
+            return read_values(result, cache_keys, owner, missing_raises=state.missing_raises)
+        finally:
             for slot in reversed(slots):
                 self._pump.slots.release(slot)
+
+    async def _fetch(
+        self, fetch: Fetch, cache_keys: list[Hashable], lasting: set[int]
+    ) -> Sequence[Any]:
+        """Ask the result cache, which calls the batch function for what it lacks.
+
+        `lasting` gets the ids of the errors that stood in a value's place: the memo may keep
+        those, but no error of a whole batch.
+        """
+        owner = f"loader {self._state.name!r}"
+
+        async def ask(missing: list[Hashable]) -> Sequence[Any]:
+            self._count(missing)
+            values = await self._ask(missing)
+            if has_error(values):
+                values = [as_error(v, owner) if is_error(v) else v for v in values]
+                lasting.update(id(value) for value in values if is_error(value))
+            return values
+
+        found = await fetch(cache_keys, ask, self._state.context, lambda: self.has_expired)
+        return [found[key] for key in cache_keys]
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._pump.tasks.discard(task)
@@ -428,11 +504,15 @@ class Batch:
                 waiter.add_done_callback(self._watch_next)
                 return
             self._scanned += 1
+        if self._state.fetch is not None:
+            # The result cache will keep what comes.
+            return
         error = LoadCancelledError(f"nobody waits for the load of loader {self._state.name!r}")
         self._end(error, counted=False)
 
     def _expire(self) -> None:
         state = self._state
+        self.has_expired = True
         self._end(
             LoadTimeoutError(
                 f"loader {state.name!r} got no result for a batch of {len(self.waiters)} keys "
@@ -471,7 +551,9 @@ class Batch:
             if memo.get(cache_key) is self.flight:
                 del memo[cache_key]
 
-    def _succeed(self, cache_keys: list[Hashable], values: Sequence[Any]) -> None:
+    def _succeed(
+        self, cache_keys: list[Hashable], values: Sequence[Any], lasting: set[int] | None
+    ) -> None:
         state = self._state
         if self.flight.results is not None:
             return
@@ -481,8 +563,11 @@ class Batch:
             results = dict(zip(cache_keys, values))
             failed = [key for key, value in results.items() if is_error(value)]
             state.errors += len(failed)
-            if not state.cache_errors:
-                self._forget(failed)
+            if state.cache_errors:
+                failed = [
+                    k for k in failed if lasting is not None and id(results[k]) not in lasting
+                ]
+            self._forget(failed)
             self._conclude(results)
         elif self.extras or self.groups or state.epoch != self._epoch:
             self._conclude(dict(zip(cache_keys, values)))
@@ -530,7 +615,7 @@ class Batch:
         finally:
             self.waiters = {}
             self.extras = {}
-            self.groups = []
+            self.groups = {}
             self.hits = []
             self._crowd = []
             self._handle = self.task = None

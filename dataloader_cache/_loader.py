@@ -13,8 +13,9 @@ from sys import maxsize
 from threading import get_ident
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 
-from ._arguments import check_count, check_name, check_seconds
+from ._arguments import check_count, check_kind, check_name, check_seconds
 from ._batch import Batch, Flight, GroupWaiter, LoaderState
+from ._cache import AsyncCache, fetch_many
 from ._flight import Node, current_node, enclosing, find_chain
 from ._pump import QUIET_TICKS, Pump, pump_of
 from ._results import as_error, deliver, is_error
@@ -67,12 +68,14 @@ class DataLoader(Generic[K, V]):
             asked for once.
         cache_key_fn: Makes the hashable key that the memo goes by. A mapping result is then by
             this key.
-        batch_window: None lets a batch leave after 8 ticks of the event loop without a new key.
-            A number is a wait in seconds from the batch's first key, for loaders that gather
-            across requests.
+        batch_window: None lets a batch leave after 8 ticks of the event loop without a new key,
+            or 256 ticks in all. A number is a wait in seconds from the batch's first key, and
+            for 4 such ticks after it, for loaders that gather across requests.
         missing: What a key becomes that a mapping result lacks: `None`, or a `KeyNotFoundError`
             with "raise".
-        result_cache: Reserved for a result cache behind the memo.
+        result_cache: A cache behind the memo, which lives longer than the loader. A batch asks
+            it first, joins the loads that other loaders have in progress there, and calls the
+            batch function for the rest.
         cache_errors: Whether an error in a value's place is remembered. The error of a whole
             batch never is.
         max_concurrent_batches: The most batches of this loader that run at a time.
@@ -81,7 +84,8 @@ class DataLoader(Generic[K, V]):
             waits for runs inside that slot.
         load_timeout: Seconds from when a batch leaves, waiting for the limiter included, after
             which its callers get a `LoadTimeoutError`.
-        name: What errors and reports call the loader. By default the function's name.
+        name: What errors and reports call the loader. By default the name of the function, or
+            of the subclass that defines it.
 
     Raises:
         ConfigurationError: An argument is wrong; it is a TypeError or a ValueError too.
@@ -100,6 +104,7 @@ class DataLoader(Generic[K, V]):
         "_new_future",
         "_pump",
         "_recall",
+        "_result_cache",
         "_state",
         "_thread",
     )
@@ -120,7 +125,7 @@ class DataLoader(Generic[K, V]):
         cache_key_fn: Callable[[K_], C],
         batch_window: float | None = ...,
         missing: Literal["raise"],
-        result_cache: None = ...,
+        result_cache: AsyncCache | None = ...,
         cache_errors: bool = ...,
         max_concurrent_batches: int | None = ...,
         limiter: Limiter | None = ...,
@@ -137,7 +142,7 @@ class DataLoader(Generic[K, V]):
         cache_key_fn: Callable[[K_], C],
         batch_window: float | None = ...,
         missing: Literal["none"] = ...,
-        result_cache: None = ...,
+        result_cache: AsyncCache | None = ...,
         cache_errors: bool = ...,
         max_concurrent_batches: int | None = ...,
         limiter: Limiter | None = ...,
@@ -154,7 +159,7 @@ class DataLoader(Generic[K, V]):
         cache_key_fn: None = ...,
         batch_window: float | None = ...,
         missing: Literal["raise"],
-        result_cache: None = ...,
+        result_cache: AsyncCache | None = ...,
         cache_errors: bool = ...,
         max_concurrent_batches: int | None = ...,
         limiter: Limiter | None = ...,
@@ -171,7 +176,7 @@ class DataLoader(Generic[K, V]):
         cache_key_fn: None = ...,
         batch_window: float | None = ...,
         missing: Literal["none"] = ...,
-        result_cache: None = ...,
+        result_cache: AsyncCache | None = ...,
         cache_errors: bool = ...,
         max_concurrent_batches: int | None = ...,
         limiter: Limiter | None = ...,
@@ -188,7 +193,7 @@ class DataLoader(Generic[K, V]):
         cache_key_fn: Callable[[K_], Hashable] | None = ...,
         batch_window: float | None = ...,
         missing: Literal["none", "raise"] = ...,
-        result_cache: None = ...,
+        result_cache: AsyncCache | None = ...,
         cache_errors: bool = ...,
         max_concurrent_batches: int | None = ...,
         limiter: Limiter | None = ...,
@@ -205,7 +210,7 @@ class DataLoader(Generic[K, V]):
         cache_key_fn: Callable[[Any], Hashable] | None = ...,
         batch_window: float | None = ...,
         missing: Literal["none", "raise"] = ...,
-        result_cache: None = ...,
+        result_cache: AsyncCache | None = ...,
         cache_errors: bool = ...,
         max_concurrent_batches: int | None = ...,
         limiter: Limiter | None = ...,
@@ -222,7 +227,7 @@ class DataLoader(Generic[K, V]):
         cache_key_fn: Callable[[Any], Hashable] | None = None,
         batch_window: float | None = None,
         missing: Literal["none", "raise"] = "none",
-        result_cache: None = None,
+        result_cache: AsyncCache | None = None,
         cache_errors: bool = False,
         max_concurrent_batches: int | None = None,
         limiter: Limiter | None = None,
@@ -257,10 +262,7 @@ class DataLoader(Generic[K, V]):
             raise ConfigurationValueError(
                 f"{owner}: missing must be 'none' or 'raise', got {missing!r}"
             )
-        if result_cache is not None:
-            raise ConfigurationTypeError(
-                f"{owner}: result_cache must be None in this version, got {result_cache!r}"
-            )
+        check_kind(owner, "result_cache", result_cache, AsyncCache)
         limiters: tuple[Limiter, ...] = ()
         if limiter is not None:
             kind = type(limiter)
@@ -281,9 +283,11 @@ class DataLoader(Generic[K, V]):
             cache=cache,
             cache_errors=cache_errors,
             missing_raises=missing == "raise",
+            fetch=None if result_cache is None else partial(fetch_many, result_cache),
         )
         self._memo = self._state.memo
         self._recall = self._memo.get
+        self._result_cache = result_cache
         self._cache_key_fn = cache_key_fn
         self._batch_window = batch_window
         self._limit = maxsize if max_batch_size is None else max_batch_size
@@ -450,7 +454,7 @@ class DataLoader(Generic[K, V]):
         group.is_queueing = False
         if cache_keys and not group.parts and state.open is not None and node is None:
             # All are hits: they are answered together with the open batch, as one hit is.
-            state.open.groups.append(group)
+            state.open.groups[group] = None
             group.parts[state.open] = set()
         group.end_if_complete(set())
         return group
@@ -566,15 +570,17 @@ class DataLoader(Generic[K, V]):
         """Put a value, or the error that loading `key` should raise, into the memo.
 
         What is there stays, unless `force`. Those who wait for the key in an open batch get the
-        value, and the key is not asked for; those of a running batch get the batch's. With
-        `cache=False` this does nothing. It needs no event loop.
+        value, and the key is not asked for; those of a running batch get the batch's. A value
+        goes to the result cache too. With `cache=False` this does nothing. It needs no loop.
         """
-        return self.prime_many({self._checked(key): value}, force=force)
+        self._checked(key)
+        return self.prime_many({key: value}, force=force)
 
     def prime_many(self: Self, values: Mapping[K, V | Exception], *, force: bool = False) -> Self:
         """Prime each key of a mapping; all keys are checked before any is primed."""
         state = self._state
-        primed = {self._memo_key(key): value for key, value in values.items()}
+        check_kind(f"loader {state.name!r}", "values", values, Mapping)
+        primed = {self._memo_key(self._checked(key)): value for key, value in values.items()}
         if not state.cache:
             return self
         for cache_key, value in primed.items():
@@ -587,12 +593,14 @@ class DataLoader(Generic[K, V]):
             )
             state.epoch += 1
             state.memo[cache_key] = Flight(None, {cache_key: outcome})
+            if self._result_cache is not None and not is_error(outcome):
+                self._result_cache.set(cache_key, outcome)
             if state.open is not None and cache_key in state.open.waiters:
                 state.open.supply(cache_key, outcome)
         return self
 
     def clear(self: Self, key: K) -> Self:
-        """Forget `key`, if it is known: the next load asks for it anew.
+        """Forget `key`, if it is known, here and in the result cache: a later load asks anew.
 
         Those who wait for a load in progress still get its result; later ones don't.
         """
@@ -607,6 +615,8 @@ class DataLoader(Generic[K, V]):
 
     def _forget(self, cache_key: Hashable) -> None:
         state = self._state
+        if self._result_cache is not None:
+            self._result_cache.delete(cache_key)
         entry = state.memo.pop(cache_key, None)
         if entry is not None:
             state.epoch += 1
@@ -615,7 +625,7 @@ class DataLoader(Generic[K, V]):
             entry.results.pop(cache_key, None)
 
     def clear_all(self: Self) -> Self:
-        """Forget every key; loads in progress are treated as by `clear`."""
+        """Forget every key, but not those of the result cache; else as `clear`."""
         self._state.epoch += 1
         self._state.memo.clear()
         return self
@@ -661,7 +671,7 @@ class DataLoader(Generic[K, V]):
         state.memo.clear()
         tasks = {batch.task for batch in state.running} - {None, asyncio.current_task()}
         self._abandon()
-        if tasks:
+        if tasks and self._loop is asyncio.get_running_loop():
             await asyncio.wait(cast("set[asyncio.Task[None]]", tasks), timeout=_CLOSE_PATIENCE)
 
     def _abandon(self) -> None:

@@ -8,7 +8,7 @@ tells it is a run of ticks in which no key came. A window in milliseconds measur
 else: on an idle loop it waits long after the last sibling has arrived, and on a busy loop one
 tick lasts longer than the window, so that the window closes between siblings, which makes more
 batches, which makes the loop busier still, until it collapses. Ticks stretch with the load.
-Eight of them cost about ten microseconds on an idle loop.
+Eight of them cost ten to thirty microseconds on an idle loop.
 
 There is one pump per event loop. Each tick it looks once at every open batch of every loader,
 compares the number of keys with that of the tick before, and calls itself again by `call_soon`

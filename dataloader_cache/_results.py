@@ -10,7 +10,15 @@ from typing import Any, TypeGuard, cast
 
 from .errors import BatchResultError, KeyNotFoundError, LoadCancelledError
 
-__all__ = ["as_error", "check_awaitable", "deliver", "has_error", "is_error", "read_values"]
+__all__ = [
+    "as_error",
+    "check_awaitable",
+    "deliver",
+    "describe",
+    "has_error",
+    "is_error",
+    "read_values",
+]
 
 _ABSENT: Any = object()
 
@@ -82,7 +90,7 @@ def read_values(
         values = list(result)
     else:
         raise BatchResultError(
-            f"batch function of {owner} returned {_describe(result)} for {len(keys)} keys; "
+            f"batch function of {owner} returned {describe(result)} for {len(keys)} keys; "
             f"return a sequence with one value per key, in key order, or a mapping"
         )
     if len(values) != len(keys):
@@ -107,9 +115,10 @@ def _is_sequence(result: object) -> TypeGuard[Sequence[Any]]:
 def check_awaitable(result: object, function: str, owner: str) -> None:
     """Refuse what a user's function returned if it can't be awaited."""
     if not hasattr(result, "__await__"):
+        is_generator = hasattr(result, "__aiter__")
+        advice = "return the values, don't yield them" if is_generator else "declare it 'async def'"
         raise BatchResultError(
-            f"{function} of {owner} returned {_describe(result)} and no awaitable; "
-            f"declare it with 'async def'"
+            f"{function} of {owner} returned {describe(result)} and no awaitable; {advice}"
         )
 
 
@@ -120,5 +129,6 @@ def _not_found(key: Hashable, owner: str) -> KeyNotFoundError:
     )
 
 
-def _describe(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__} ({reprlib.repr(value)})"
+def describe(value: object) -> str:
+    """Name a value's type and show a bit of it."""
+    return f"a {type(value).__name__} ({reprlib.repr(value)})"

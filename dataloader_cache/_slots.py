@@ -133,6 +133,10 @@ class Slots:
     def _lend(self, request: _Request, lender: Slot | None) -> None:
         if lender is None:
             return
+        if request.ready.done():
+            # Its batch was cancelled in this tick, and has not come to withdraw it yet.
+            self._withdraw(request)
+            return
         lender.guest = self._seat(request, lender)
         if request.keeper is not None:
             request.keeper.cancel()
@@ -187,7 +191,8 @@ class Slots:
         if not request.ready.done():
             request.ready.set_exception(
                 error
-                or LoadCancelledError(
+                if isinstance(error, Exception)
+                else LoadCancelledError(
                     f"loader {request.node.name!r} was cancelled while it waited for its limiter"
                 )
             )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ._stats import batch_listeners
 
-__all__ = ["BatchRecorder", "VirtualTimeLoop", "run_virtual"]
+__all__ = ["BatchRecorder", "ManualClock", "VirtualTimeLoop", "run_virtual"]
 
 _T = TypeVar("_T")
 
@@ -47,6 +47,23 @@ class BatchRecorder:
 
     def __exit__(self, *_: object) -> None:
         batch_listeners.remove(self._listener)
+
+
+class ManualClock:
+    """Be a clock that stands still until it is moved: `AsyncCache(clock=ManualClock())`."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._now = now
+
+    def __call__(self) -> float:
+        """Give the time, in seconds."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock on."""
+        if seconds < 0:
+            raise ValueError(f"a clock can't go back, not by {seconds!r} seconds")
+        self._now += seconds
 
 
 class _VirtualSelector(selectors.DefaultSelector):

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def newest_of_each_minor() -> dict[Version, Path]:
     found: dict[tuple[int, int], tuple[Version, Path]] = {}
-    for python in sorted(set(candidates())):
+    for python in dict.fromkeys(candidates()):
         version = probe(python)
         if version is None or version < OLDEST:
             continue

@@ -38,6 +38,12 @@ TINY_UNDER_LOAD = (
     "under_load.Settings(rounds=1, requests=1, rates=(40,), seconds=0.2, grace=0.2, clients=2)"
 )
 
+TINY_CACHES = (
+    "(per_hit.Settings(rounds=1, calls=10, callers=5),"
+    " hit_ratio.Settings(requests=200, keys=20, shares=(0.1,)),"
+    " memory.Settings(entries=20, peers=False))"
+)
+
 
 def run_command(*arguments: str) -> str:
     answer = subprocess.run(
@@ -49,7 +55,8 @@ def run_command(*arguments: str) -> str:
 
 
 def run_code(code: str) -> str:
-    head = "import sys\nfrom benchmarks import __main__ as everything, per_key, under_load\n"
+    modules = "__main__ as everything, hit_ratio, memory, per_hit, per_key, under_load"
+    head = f"import sys\nfrom benchmarks import {modules}\n"
     return run_command("-c", head + code)
 
 
@@ -120,12 +127,16 @@ def test_under_load_gives_every_contender_at_every_load() -> None:
 
 
 @has_graphql
-def test_all_benchmarks_share_one_table() -> None:
-    """`python -m benchmarks` prints the rows of all benchmarks in one table."""
-    text = run_code(f"sys.exit(everything.main([], {TINY_PER_KEY}, {TINY_UNDER_LOAD}))")
+def test_all_benchmarks_are_run_by_one_command() -> None:
+    """`python -m benchmarks` prints a table of loaders, one of caches and one of policies."""
+    text = run_code(
+        f"sys.exit(everything.main([], {TINY_PER_KEY}, {TINY_UNDER_LOAD}, {TINY_CACHES}))"
+    )
 
     widths = {len(line) for line in text.splitlines() if line.startswith("|")}
-    assert 1 == len(widths)
+    assert 3 == len(widths)
+    assert "hit: await get(key)" in text
+    assert "zipf, room for 2" in text
     assert "load_many(20 keys)" in text
     assert "40 req/s" in text
     assert text.splitlines()[-1].startswith("targets: ")

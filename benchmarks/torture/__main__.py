@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.torture._contenders import CONTENDERS, OURS, Contender
-from benchmarks.torture._render import as_markdown, as_text
+from benchmarks.torture._contenders import CACHES, CONTENDERS, OURS
+from benchmarks.torture._render import Column, as_markdown, as_text, columns_of
 from benchmarks.torture._row import OK, Row
 from benchmarks.torture._run import N_A, Job, all_rows, run
 
@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the rows asked for; return 1 if ours broke in one of them."""
     arguments = _parser().parse_args(argv)
     rows = [row for row in all_rows() if not arguments.only or row.name in arguments.only]
+    columns: list[Column] = [*CONTENDERS.values(), *CACHES.values()]
     contenders = [
         each
-        for each in CONTENDERS.values()
+        for each in columns
         if (not arguments.library or each.name in arguments.library) and _is_there(each)
     ]
     verdicts = _verdicts(rows, contenders, arguments.jobs)
@@ -52,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         help="run this row only; repeatable",
     )
     parser.add_argument(
-        "--library", metavar="NAME", action="append", choices=list(CONTENDERS), help="repeatable"
+        "--library",
+        metavar="NAME",
+        action="append",
+        choices=[*dict.fromkeys([*CONTENDERS, *CACHES])],
+        help="repeatable",
     )
     parser.add_argument(
         "--markdown", metavar="FILE", type=Path, help="write the page for the documentation"
@@ -65,17 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_there(contender: Contender) -> bool:
-    if contender is OURS or contender.version:
+def _is_there(contender: Column) -> bool:
+    if contender.name == OURS.name or contender.version:
         return True
     print(f"left out: {contender.name} is not installed", file=sys.stderr)
     return False
 
 
-def _verdicts(
-    rows: Sequence[Row], contenders: Sequence[Contender], parallel: int
-) -> dict[Job, str]:
-    jobs = [(row.name, contender.name) for row in rows for contender in contenders]
+def _verdicts(rows: Sequence[Row], contenders: Sequence[Column], parallel: int) -> dict[Job, str]:
+    jobs = [(row.name, contender.name) for row in rows for contender in columns_of(row, contenders)]
     verdicts: dict[Job, str] = {}
     for job, verdict in run(jobs, parallel):
         verdicts[job] = verdict
@@ -87,7 +90,7 @@ def _verdicts(
 
 
 def _as_json(
-    rows: Sequence[Row], contenders: Sequence[Contender], verdicts: dict[Job, str]
+    rows: Sequence[Row], contenders: Sequence[Column], verdicts: dict[Job, str]
 ) -> dict[str, object]:
     return {
         "python": platform.python_version(),
@@ -97,7 +100,9 @@ def _as_json(
                 "row": row.name,
                 "group": row.group,
                 "did": row.did,
-                "verdicts": {each.name: verdicts[row.name, each.name] for each in contenders},
+                "verdicts": {
+                    each.name: verdicts[row.name, each.name] for each in columns_of(row, contenders)
+                },
             }
             for row in rows
         ],

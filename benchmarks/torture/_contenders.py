@@ -6,13 +6,24 @@ package where that is `Any`.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-__all__ = ["CONTENDERS", "OURS", "BatchFunction", "Contender", "Loader", "NotApplicableError"]
+from benchmarks import _caches
+from benchmarks._peers import version
+
+__all__ = [
+    "CACHES",
+    "CONTENDERS",
+    "OURS",
+    "BatchFunction",
+    "CacheContender",
+    "Contender",
+    "Loader",
+    "NotApplicableError",
+]
 
 # A batch function may be wrong on purpose, so its result is anything.
 BatchFunction = Callable[[list[int]], Awaitable[object]]
@@ -143,13 +154,42 @@ class Contender:
         return one, self.make(second, beside=one) if self.is_cache else self.make(second)
 
     @property
+    def is_of_caches(self) -> bool:
+        """Whether it is a column of the caches' table."""
+        return False
+
+    @property
     def version(self) -> str | None:
         """The installed version, or None."""
-        distribution = "strawberry-graphql" if self.name.startswith("strawberry") else self.name
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return version("strawberry-graphql" if self.name.startswith("strawberry") else self.name)
+
+
+@dataclass(frozen=True)
+class CacheContender:
+    """One column of the caches' table."""
+
+    name: str
+    peer: _caches.CachePeer
+
+    def make(
+        self, load: _caches.Load, ttl: float | None = None, maxsize: int = 100
+    ) -> _caches.Cache:
+        """Make a cache before a function that loads."""
+        return self.peer.make(load, maxsize, ttl)
+
+    def decorate(self, function: Any) -> _caches.AsyncFunction:
+        """Cache what an async function returns."""
+        return self.peer.decorator(False)(function)
+
+    @property
+    def is_of_caches(self) -> bool:
+        """Whether it is a column of the caches' table."""
+        return True
+
+    @property
+    def version(self) -> str | None:
+        """The installed version, or None."""
+        return version(self.peer.distribution)
 
 
 OURS = Contender("dataloader-cache", _Ours)
@@ -161,5 +201,13 @@ CONTENDERS = {
         Contender("strawberry.dataloader", _Strawberry),
         Contender("dloader", _Dloader),
         Contender("async-cache", _AsyncCache, is_cache=True),
+    )
+}
+CACHES = {
+    contender.name: contender
+    for contender in (
+        CacheContender(OURS.name if peer.name == _caches.OURS else peer.name, peer)
+        for peer in _caches.CACHES
+        if peer.name != _caches.FLOOR
     )
 }

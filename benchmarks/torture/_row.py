@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from benchmarks.torture._contenders import Contender, Loader
+from benchmarks.torture._contenders import CacheContender, Contender, Loader
 
 __all__ = [
+    "CACHE_GROUP",
     "GROUPS",
     "OK",
     "PATIENCE",
@@ -29,17 +31,23 @@ PATIENCE = 1.0
 """Seconds of silence that count as a hang. No row works for longer than a tenth of it."""
 
 Verdict = str | Awaitable[str]
+C = TypeVar("C", Contender, CacheContender)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what is done to a loader. Asynchronous rows get a fresh event loop."""
+    """One row: what is done to a loader or a cache. Asynchronous rows get a fresh event loop."""
 
     name: str
     group: str
     did: str
-    run: Callable[[Contender], Verdict]
+    run: Callable[[Any], Verdict]
     timed: bool  # measures time, so it runs while nothing else does
+
+    @property
+    def is_of_caches(self) -> bool:
+        """Whether it runs against `CacheContender`s, not against `Contender`s."""
+        return self.group == CACHE_GROUP
 
 
 ROWS: dict[str, Row] = {}
@@ -51,15 +59,18 @@ GROUPS = (
     "Loaders that use loaders",
     "Contexts and loops",
     "GraphQL (Strawberry)",
+    "Caches",
 )
+CACHE_GROUP = GROUPS[-1]
+"""Its rows run against caches, which have other verbs than loaders."""
 
 
 def row(
     group: str, did: str, *, timed: bool = False
-) -> Callable[[Callable[[Contender], Verdict]], Callable[[Contender], Verdict]]:
+) -> Callable[[Callable[[C], Verdict]], Callable[[C], Verdict]]:
     """Declare a row: `did` says what was done, the function returns what came of it."""
 
-    def declare(run: Callable[[Contender], Verdict]) -> Callable[[Contender], Verdict]:
+    def declare(run: Callable[[C], Verdict]) -> Callable[[C], Verdict]:
         name = run.__name__
         ROWS[name] = Row(name, group, did, run, timed)
         return run

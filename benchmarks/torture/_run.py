@@ -21,14 +21,15 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import cast
 
-from benchmarks.torture import _dispatch, _graphql, _memo, _results, _waiters
-from benchmarks.torture._contenders import CONTENDERS, NotApplicableError
+from benchmarks.torture import _caches, _dispatch, _graphql, _memo, _results, _waiters
+from benchmarks.torture._contenders import CACHES, CONTENDERS, NotApplicableError
 from benchmarks.torture._row import GROUPS, ROWS, Row
 
 __all__ = ["N_A", "Job", "all_rows", "run"]
 
 N_A = "n/a"
-_DECLARED_IN = {module.__name__ for module in (_waiters, _results, _memo, _dispatch, _graphql)}
+_MODULES = (_waiters, _results, _memo, _dispatch, _graphql, _caches)
+_DECLARED_IN = {module.__name__ for module in _MODULES}
 DEADLINE = 15.0
 """Seconds until a process is killed: only a row that never yields to its loop gets there."""
 
@@ -61,6 +62,11 @@ def _context() -> Context:
         "strawberry.dataloader",
         "dloader",
         "cache",
+        "async_lru",
+        "cashews",
+        "aiocache",
+        "cachetools",
+        "cachebox",  # not theine, which starts a thread when it is imported
     ]
     context.set_forkserver_preload([__name__, *peers])
     return context
@@ -118,7 +124,8 @@ def _judge(sender: Connection, row: str, contender: str) -> None:
 
 
 def _verdict(row: str, contender: str) -> str:
-    judged = ROWS[row].run(CONTENDERS[contender])
+    columns = CACHES if ROWS[row].is_of_caches else CONTENDERS
+    judged = ROWS[row].run(columns[contender])
     if isinstance(judged, str):
         return judged
     assert inspect.iscoroutine(judged)

@@ -1,0 +1,196 @@
+"""`AsyncLRU` and `AsyncTTL`: an async function's results in a cache of its own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+
+from ._arguments import check_count, check_seconds
+from ._cache import ABSENT, AsyncCache, Done, hit, load_afresh
+from ._keys import PLAIN, KeyMaker
+from .errors import ConfigurationTypeError, ConfigurationValueError
+
+__all__ = ["AsyncLRU", "AsyncTTL", "CachedFunction", "CachedMethod"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class CachedMethod(Protocol[P, R_co]):
+    """A cached function that was got from an instance; its cache is the function's."""
+
+    cache: AsyncCache
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Call the method, or give what it returned for equal arguments."""
+        ...
+
+    # Any: these take the instance too, whose type is gone here.
+    def invalidate_cache(self, *args: Any, **kwargs: Any) -> Done:
+        """Forget the result of a call with these arguments; the instance is the first."""
+        ...
+
+    def clear_cache(self) -> Done:
+        """Forget all results, and set the counters to zero."""
+        ...
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Give the counters of the function's cache."""
+        ...
+
+
+class CachedFunction(Protocol[P, R_co]):
+    """An async function with a cache of its own, which lives as long as the function."""
+
+    cache: AsyncCache
+
+    # use_cache can't stand beside P: a type checker takes it for an argument of the function.
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Call the function, or give what it returned for equal arguments."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> CachedFunction[P, R_co]: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[S, Q], R], instance: S, owner: type
+    ) -> CachedMethod[Q, R]: ...
+
+    def invalidate_cache(self, *args: P.args, **kwargs: P.kwargs) -> Done:
+        """Forget the result of a call with these arguments; `self` is one of them."""
+        ...
+
+    def clear_cache(self) -> Done:
+        """Forget all results, and set the counters to zero."""
+        ...
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Give the counters of the function's cache."""
+        ...
+
+
+class AsyncLRU:
+    """Keep the results of the last `maxsize` different calls of an async function.
+
+    Each decorated function has its own cache. Concurrent equal calls share one run. Arguments
+    are compared by value, lists, dicts, sets and plain objects by what they hold; however a call
+    is written (`f(1)`, `f(x=1)`), it is the same call. An error is not remembered.
+
+        @AsyncLRU(maxsize=128)
+        async def load_user(user_id: int) -> User: ...
+
+        await load_user(1)
+        await load_user(1, use_cache=False)     # run it, and store the result
+        load_user.invalidate_cache(1)
+
+    Args:
+        maxsize: The most results; None is no bound.
+        skip_args: How many leading arguments are no part of the key. With 1 a method leaves out
+            `self`, so that all instances share results, and none is kept alive or compared.
+        key: A function of the call's arguments that gives the key in place of all this.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or the function is none that can be cached.
+    """
+
+    _time_to_live: float | None = None
+
+    def __init__(
+        self,
+        maxsize: int | None = 128,
+        skip_args: int = 0,
+        *,
+        key: Callable[..., Hashable] | None = None,
+    ) -> None:
+        owner = type(self).__name__
+        if maxsize is not None and maxsize != 0:
+            check_count(owner, "maxsize", maxsize)
+        if isinstance(skip_args, bool) or not isinstance(skip_args, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationTypeError(f"{owner}: skip_args must be an int, got {skip_args!r}")
+        if skip_args < 0:
+            raise ConfigurationValueError(f"{owner}: skip_args must be >= 0, got {skip_args!r}")
+        if key is not None and not callable(key):
+            raise ConfigurationTypeError(f"{owner}: key must be a function, got {key!r}")
+        self._maxsize = maxsize
+        self._skip_args = skip_args
+        self._key = key
+
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> CachedFunction[P, R]:
+        """Wrap one async function."""
+        if not inspect.iscoroutinefunction(inspect.unwrap(function)):
+            raise ConfigurationTypeError(
+                f"{type(self).__name__} decorates async functions, got {function!r}"
+            )
+        name = getattr(function, "__qualname__", repr(function))
+        cache = AsyncCache(self._maxsize, self._time_to_live, name=name)
+        make_key = KeyMaker(function, self._skip_args, f"cached function {name!r}")
+        return cast("CachedFunction[P, R]", _wrap(function, cache, make_key, self._key))
+
+
+class AsyncTTL(AsyncLRU):
+    """Keep the results of an async function for `time_to_live` seconds.
+
+    Otherwise as `AsyncLRU`: each function has its own cache, and so on.
+
+    Args:
+        time_to_live: Seconds that a result is fresh; None is for ever.
+        maxsize: The most results; None is no bound.
+        skip_args: How many leading arguments are no part of the key. With 1 a method leaves out
+            `self`, so that all instances share results, and none is kept alive or compared.
+        key: A function of the call's arguments that gives the key in place of all this.
+    """
+
+    def __init__(
+        self,
+        time_to_live: float | None = 60,
+        maxsize: int | None = 1024,
+        skip_args: int = 0,
+        *,
+        key: Callable[..., Hashable] | None = None,
+    ) -> None:
+        super().__init__(maxsize, skip_args, key=key)
+        if time_to_live is not None:
+            check_seconds("AsyncTTL", "time_to_live", time_to_live, zero=True)
+        self._time_to_live = time_to_live
+
+
+def _wrap(
+    # Any: the caller gives its type, which a call by *args could not be checked against.
+    function: Callable[..., Any],
+    cache: AsyncCache,
+    make_key: KeyMaker,
+    given_key: Callable[..., Hashable] | None,
+) -> Any:
+    def key_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+        return make_key(args, kwargs) if given_key is None else given_key(*args, **kwargs)
+
+    lone_is_key = given_key is None and make_key.lone_is_key
+
+    @functools.wraps(function)
+    async def call(*args: Any, use_cache: bool = True, **kwargs: Any) -> Any:
+        # Most calls have one plain argument: those arguments are the key as they stand.
+        if lone_is_key and len(args) == 1 and not kwargs and type(args[0]) in PLAIN:
+            key: Hashable = args
+        else:
+            key = key_of(args, kwargs)
+        if not use_cache:
+            return await load_afresh(cache, key, lambda: function(*args, **kwargs))
+        value = hit(cache, key)
+        if value is not ABSENT:
+            return value
+        return await cache.get(key, lambda: function(*args, **kwargs))
+
+    def invalidate_cache(*args: Any, **kwargs: Any) -> Done:
+        return cache.delete(key_of(args, kwargs))
+
+    cached = cast("Any", call)
+    cached.cache = cache
+    cached.invalidate_cache = invalidate_cache
+    cached.clear_cache = cache.clear
+    cached.get_metrics = cache.get_metrics
+    return cached
