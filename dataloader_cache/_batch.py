@@ -483,11 +483,13 @@ class Batch:
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._pump.tasks.discard(task)
-        if task.cancelled():
-            # A task that is cancelled before its first step runs none of its body.
+        error = None if task.cancelled() else task.exception()
+        # Nothing is left to settle but where a task was cancelled before its first step, which
+        # runs none of its body, or where a key raised while results were put in order.
+        if error is None:
             self.abandon()
         else:
-            task.exception()
+            self._end(error)
 
     def _watch_next(self, _: Future[Any] | None = None) -> None:
         """Watch one waiter that is still there; when there is none, cancel the load.

@@ -353,11 +353,13 @@ class _Load:
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._local.pump.tasks.discard(task)
-        if task.cancelled():
-            # A task that is cancelled before its first step runs none of its body.
+        error = None if task.cancelled() else task.exception()
+        # Nothing is left to settle but where a task was cancelled before its first step, which
+        # runs none of its body, or where a key raised while results were put in order.
+        if error is None:
             self.abandon()
         else:
-            task.exception()
+            self._fail(error)
 
 
 class AsyncCache:
@@ -499,7 +501,7 @@ class AsyncCache:
         return len(self._data)
 
     def __contains__(self, key: Hashable) -> bool:
-        return self._fresh_entry(key) is not None
+        return self._fresh(key) is not None
 
     # -- reading
 
@@ -603,8 +605,11 @@ class AsyncCache:
         function = loader or batch_loader
         now = self._clock()
         entry = self._data.get(key)
+        # Before the times, as in `get`.
+        value = None if entry is None else entry.value
         if entry is not None and now < entry.expires_at:
-            return (self._hit_late(key, entry, now, function, batch_loader, ttl, tags),)
+            self._hit_late(key, entry, now, function, batch_loader, ttl, tags)
+            return (value,)
         self._misses += 1
         stale = entry if entry is not None and now < entry.expires_at + self._stale_ttl else None
         if stale is None and entry is not None:
@@ -614,7 +619,7 @@ class AsyncCache:
             return (None,)
         if stale is not None and now < self._retry_at.get(key, now):
             self._stale_hits += 1
-            return (stale.value,)
+            return (value,)
         local = self._local()
         flight = local.flights.get(key)
         if flight is None or flight.suspects:
@@ -623,7 +628,7 @@ class AsyncCache:
             self._joins += 1
             if flight.is_soft and stale is not None:
                 self._stale_hits += 1
-                return (stale.value,)
+                return (value,)
         waiter = self._wait(local, flight)
         if stale is not None and self._soft_timeout is not None and not flight.has_soft_timer:
             flight.has_soft_timer = True
@@ -640,8 +645,8 @@ class AsyncCache:
         batch_loader: _BatchLoader | None,
         ttl: _Ttl,
         tags: _Tags,
-    ) -> Any:
-        """Answer a hit that has more to do: start a refresh, or the sweep that was put off."""
+    ) -> None:
+        """See to a hit that has more to do: start a refresh, or the sweep that was put off."""
         with self._lock:
             if self._data.get(key) is entry:
                 self._touch(key)
@@ -654,7 +659,6 @@ class AsyncCache:
                 flight = self._start(local, key, function, batch_loader, ttl, tags)
                 flight.is_background = True
         self._hits += 1
-        return entry.value
 
     def _start(
         self,
@@ -1073,11 +1077,6 @@ class AsyncCache:
     def _lookup(
         self, key: Hashable, batch_loader: _BatchLoader, ttl: _Ttl, tags: _Tags
     ) -> Future[Any] | tuple[Any]:
-        entry = self._fresh_entry(key)
-        if entry is not None and self._clock() < entry.fresh_until:
-            self._touch(key)
-            self._hits += 1
-            return (entry.value,)
         try:
             return self._find(key, None, batch_loader, ttl, tags)
         except LoaderDeadlockError as error:
@@ -1139,7 +1138,7 @@ class AsyncCache:
         local = self._local()
         flight = local.flights.get(key)
         if flight is None or flight.suspects or not (joins and flight.is_forced):
-            if self._fresh_entry(key) is not None:
+            if self._fresh(key) is not None:
                 self._refreshes += 1
             flight = self._start(local, key, loader, None, ttl, tags)
             flight.is_forced = True
@@ -1155,13 +1154,17 @@ class AsyncCache:
     def peek(self, key: Hashable, default: D) -> Any | D: ...
     def peek(self, key: Hashable, default: object = None) -> Any:
         """Give the fresh value of `key` or else `default`; counts nothing, loads nothing."""
-        entry = self._fresh_entry(key)
-        return default if entry is None else entry.value
+        fresh = self._fresh(key)
+        return default if fresh is None else fresh[0]
 
-    def _fresh_entry(self, key: Hashable) -> Entry | None:
+    def _fresh(self, key: Hashable) -> tuple[Any] | None:
         self._refuse_unhashable(key)
         entry = self._data.get(key)
-        return entry if entry is not None and self._clock() < entry.expires_at else None
+        if entry is None:
+            return None
+        # Before the times, as in `get`.
+        value = entry.value
+        return (value,) if self._clock() < entry.expires_at else None
 
     @property
     def stats(self) -> CacheStats:

@@ -350,10 +350,15 @@ class DataLoader(Generic[K, V]):
                 and current_node.get() is None
             ):
                 waiter = self._new_future()
-                if self._is_plain and batch.waiters.setdefault(cache_key, waiter) is waiter:
-                    self._memo[cache_key] = batch.flight
-                else:
-                    self._queue(batch, key, cache_key, waiter)
+                try:
+                    if self._is_plain and batch.waiters.setdefault(cache_key, waiter) is waiter:
+                        self._memo[cache_key] = batch.flight
+                    else:
+                        self._queue(batch, key, cache_key, waiter)
+                except BaseException:
+                    # The caller gets this error and no waiter, so nobody waits.
+                    waiter.cancel()
+                    raise
                 return waiter
         return self._load_anew(key, cache_key, entry)
 
@@ -385,7 +390,11 @@ class DataLoader(Generic[K, V]):
             waiter = self._new_future()
             if node is not None:
                 node.add_edge(batch.node, waiter, cache_key)
-            self._queue(batch, key, cache_key, waiter)
+            try:
+                self._queue(batch, key, cache_key, waiter)
+            except BaseException:
+                waiter.cancel()
+                raise
             return waiter
         if isinstance(entry, Flight) and entry.batch is not None:
             batch = entry.batch
@@ -448,9 +457,13 @@ class DataLoader(Generic[K, V]):
         group = GroupWaiter(loop, cache_keys, distinct, return_exceptions)
         state.joins += len(cache_keys) - len(distinct)
         fresh = distinct
-        if not state.memo.keys().isdisjoint(distinct):
-            fresh = self._gather_known(group, node)
-        self._queue_group(group, fresh, loop, node)
+        try:
+            if not state.memo.keys().isdisjoint(distinct):
+                fresh = self._gather_known(group, node)
+            self._queue_group(group, fresh, loop, node)
+        except BaseException:
+            group.cancel()
+            raise
         group.is_queueing = False
         if cache_keys and not group.parts and state.open is not None and node is None:
             # All are hits: they are answered together with the open batch, as one hit is.
@@ -588,9 +601,9 @@ class DataLoader(Generic[K, V]):
             is_absent = entry is None or _is_pending(entry) or _is_left_over(entry, cache_key)
             if not is_absent and not force:
                 continue
-            outcome = (
-                as_error(value, f"loader {state.name!r}") if isinstance(value, Exception) else value
-            )
+            outcome: object = value
+            if is_error(value):
+                outcome = as_error(cast("Exception", value), f"loader {state.name!r}")
             state.epoch += 1
             state.memo[cache_key] = Flight(None, {cache_key: outcome})
             if self._result_cache is not None and not is_error(outcome):
