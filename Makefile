@@ -21,6 +21,7 @@ BENCH := $(VENVS)/bench/bin/python
 
 # What is around the core needs other packages, and must not help to cover the core.
 OUTER_TESTS := $(wildcard tests/integrations tests/examples tests/test_benchmarks.py \
+	tests/test_cache_benchmarks.py \
 	tests/test_torture.py)
 CORE_ONLY := $(addprefix --ignore=,$(OUTER_TESTS) tests/typing)
 

@@ -257,7 +257,10 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("dispatch")),
 )
 
-ENDS = st.sampled_from(["list", "tuple", "mapping", "lacking", "raise", "cancel", "none", "short"])
+GOOD = ["list", "tuple", "mapping", "lacking"]
+ENDS = st.sampled_from([*GOOD, *GOOD, "raise", "cancel", "none", "short"])
+# Which keys of a batch come with an error: often none.
+BAD = st.just([False] * 6) | st.lists(st.booleans(), min_size=6, max_size=6)
 
 
 class MemoMachine(RuleBasedStateMachine):
@@ -376,6 +379,21 @@ class MemoMachine(RuleBasedStateMachine):
     def several_loads(self, keys: list[Any]) -> None:
         self.tick(lambda: [self.do_load(key) for key in keys] and None)
 
+    @rule(keys=st.lists(KEYS, min_size=1, max_size=4), leaving=st.sets(st.integers(0, 3)))
+    def a_batch_of_its_own_that_some_leave(self, keys: list[Any], leaving: set[int]) -> None:
+        self.tick(self.do_dispatch)
+        self.tick(lambda: [self.do_load(key) for key in keys] and self.do_dispatch())
+        pairs = self.pairs[-len(keys) :]
+        self.tick()
+
+        def leave() -> None:
+            for index, (waiter, wait) in enumerate(pairs):
+                if index in leaving and not wait.done:
+                    waiter.cancel()
+                    wait.cancel()
+
+        self.tick(leave)
+
     @rule()
     def idle(self) -> None:
         self.tick()
@@ -393,7 +411,7 @@ class MemoMachine(RuleBasedStateMachine):
         self.model.send()
 
     @precondition(lambda self: self.model.running)
-    @rule(index=st.integers(0, 5), end=ENDS, bad=st.lists(st.booleans(), min_size=6, max_size=6))
+    @rule(index=st.integers(0, 5), end=ENDS, bad=BAD)
     def finish(self, index: int, end: str, bad: list[bool]) -> None:
         self.tick()
         self.tick()
@@ -533,3 +551,35 @@ async def test_a_load_many_that_fills_the_open_batch_goes_on_in_the_next(waiting
     await asyncio.gather(*waiters)
     asked = [*range(waiting), *keys]
     assert [asked[start : start + 4] for start in range(0, len(asked), 4)] == batches
+
+
+async def test_a_key_whose_caller_left_a_running_batch_is_remembered():
+    """The batch ran for others, and what it brought for the key is a value like any other."""
+    batches: list[list[int]] = []
+
+    async def load_fn(keys: list[int]) -> list[int]:
+        batches.append(list(keys))
+        left.cancel()
+        await asyncio.sleep(0)
+        return [key * 10 for key in keys]
+
+    loader = DataLoader(load_fn)
+    left, stayed = loader.load(1), loader.load(2)
+    assert 20 == await stayed
+    assert left.cancelled()
+    assert 10 == loader.peek(1)
+    assert 10 == await loader.load(1)
+    assert [10, 20] == await loader.load_many([1, 2])
+    assert [[1, 2]] == batches
+
+
+async def test_hits_on_one_value_share_one_future():
+    """A done future may be shared, so that a hit costs none."""
+
+    async def load_fn(keys: list[int]) -> list[int]:
+        return keys
+
+    loader = DataLoader(load_fn)
+    assert [1, 2] == await loader.load_many([1, 2])
+    assert loader.load(1) is loader.load(1)
+    assert loader.load(1) is not loader.load(2)
