@@ -840,7 +840,8 @@ class AsyncCache:
             if self._expiry.is_untidy(len(self._data)):
                 self._expiry.rebuild(
                     (other, entry.expires_at + self._stale_ttl)
-                    for other, entry in self._data.items()
+                    # Not the ordered dict's own walk, which a hit on another thread would end.
+                    for other, entry in dict.items(self._data)
                     if entry.expires_at is not _FOR_EVER
                 )
         self._arm()

@@ -208,7 +208,8 @@ class S3FifoStore:
                     self._enqueue(entry)
                     continue
                 self._ghosts[entry.key] = None
-                if len(self._ghosts) > maxsize:
+                # As many as the main queue has room for.
+                if len(self._ghosts) > maxsize - maxsize // _SMALL_SHARE:
                     self._ghosts.popitem(last=False)
             else:
                 entry = self._next(self._main)

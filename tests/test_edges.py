@@ -29,7 +29,8 @@ class Numbers(list[int]):
     """A list of another type."""
 
 
-class Point:  # noqa: PLW1641 – that is the point of it
+# An __eq__ alone makes a class unhashable, which is the point here.
+class Point:  # noqa: PLW1641
     """Compared by value, and so not hashable."""
 
     def __init__(self, x: int) -> None:
