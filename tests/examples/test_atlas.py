@@ -352,7 +352,7 @@ class TestDemo:
         """The demo fills the atlas, prints nine rows of costs, and says how to serve it."""
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.setenv("ATLAS_DIR", str(tmp_path / "filled"))
-        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("COLUMNS", "160")
 
         demo.main(["--rounds", "1", "--min-population", "5000000"])
 
