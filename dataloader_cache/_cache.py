@@ -838,10 +838,11 @@ class AsyncCache:
         if expires_at is not _FOR_EVER:
             self._expiry.add(key, expires_at + self._stale_ttl)
             if self._expiry.is_untidy(len(self._data)):
+                # Not the ordered dict's own walk, which a hit on another thread would end.
+                entries: Iterable[tuple[Any, Entry]] = dict[Any, Entry].items(self._data)
                 self._expiry.rebuild(
                     (other, entry.expires_at + self._stale_ttl)
-                    # Not the ordered dict's own walk, which a hit on another thread would end.
-                    for other, entry in dict.items(self._data)
+                    for other, entry in entries
                     if entry.expires_at is not _FOR_EVER
                 )
         self._arm()
