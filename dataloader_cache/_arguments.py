@@ -9,7 +9,15 @@ from typing import Final
 
 from .errors import ConfigurationTypeError, ConfigurationValueError
 
-__all__ = ["UNSET", "Unset", "check_count", "check_kind", "check_name", "check_seconds"]
+__all__ = [
+    "UNSET",
+    "Unset",
+    "check_count",
+    "check_kind",
+    "check_limiter",
+    "check_name",
+    "check_seconds",
+]
 
 
 class Unset(Enum):
@@ -33,6 +41,16 @@ def check_kind(owner: str, argument: str, value: object, kind: type) -> None:
         raise ConfigurationTypeError(
             f"{owner}: {argument} must be a {kind.__name__}, got a {type(value).__name__}: "
             f"{reprlib.repr(value)}"
+        )
+
+
+def check_limiter(owner: str, value: object) -> None:
+    """Refuse what is no async context manager."""
+    kind = type(value)
+    if not hasattr(kind, "__aenter__") or not hasattr(kind, "__aexit__"):
+        raise ConfigurationTypeError(
+            f"{owner}: limiter must be an async context manager, such as an "
+            f"asyncio.Semaphore; got {value!r}"
         )
 
 

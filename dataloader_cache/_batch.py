@@ -46,14 +46,19 @@ class Flight:
 Fetch: TypeAlias = Callable[
     [
         list[Hashable],
+        list[Any],
         Callable[[list[Hashable]], Awaitable[Sequence[Any]]],
         Context,
         Callable[[], bool],
     ],
     Awaitable[Mapping[Hashable, Any]],
 ]
-"""Gets keys from a result cache: with a function for those that it lacks, the context of that,
-and a function that tells whether a cancellation means that its time was over."""
+"""Gets values from a result cache: by cache keys, the keys themselves, a function for those that
+it lacks, the context of that, and a function that tells whether its time was over when it is
+cancelled."""
+
+Provide: TypeAlias = Callable[[], Callable[[list[Any]], None]]
+"""Called when a load starts, gives what is called with the values that it brought."""
 
 _Memo: TypeAlias = "dict[Hashable, Flight | Future[Any]]"
 
@@ -70,6 +75,7 @@ class LoaderState:
         "cache",
         "cache_errors",
         "cancelled",
+        "clears",
         "context",
         "epoch",
         "errors",
@@ -85,6 +91,7 @@ class LoaderState:
         "missing_raises",
         "name",
         "open",
+        "provide",
         "queued",
         "running",
     )
@@ -112,7 +119,10 @@ class LoaderState:
         self.missing_raises = missing_raises
         self.fetch = fetch
         self.memo: _Memo = {}
+        self.provide: Provide | None = None
         self.epoch = 0
+        # How often the user cleared a key: values that were loaded before are not handed on.
+        self.clears = 0
         self.open: Batch | None = None
         self.running: set[Batch] = set()
         self.hits = self.joins = self.queued = 0
@@ -193,6 +203,7 @@ class Batch:
         "_crowd",
         "_epoch",
         "_handle",
+        "_provide",
         "_pump",
         "_scanned",
         "_state",
@@ -243,6 +254,7 @@ class Batch:
         self.patience = self.seen = self.quiet = self.ticks = 0
         self._crowd: list[Future[Any]] = []
         self._scanned = 0
+        self._provide: Callable[[list[Any]], None] | None = None
         self._handle: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
         pump.live.add(self)
@@ -332,6 +344,8 @@ class Batch:
         state.running.add(self)
         if state.fetch is None:
             self._count(cache_keys)
+        if state.provide is not None:
+            self._provide = state.provide()
         self._crowd = list(self.waiters.values())
         for joined in self.extras.values():
             self._crowd.extend(joined)
@@ -478,7 +492,10 @@ class Batch:
                 lasting.update(id(value) for value in values if is_error(value))
             return values
 
-        found = await fetch(cache_keys, ask, self._state.context, lambda: self.has_expired)
+        originals = self._keys_of(cache_keys)
+        found = await fetch(
+            cache_keys, originals, ask, self._state.context, lambda: self.has_expired
+        )
         return [found[key] for key in cache_keys]
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
@@ -570,11 +587,27 @@ class Batch:
                     k for k in failed if lasting is not None and id(results[k]) not in lasting
                 ]
             self._forget(failed)
+            self._hand_on(cache_keys, values)
             self._conclude(results)
-        elif self.extras or self.groups or state.epoch != self._epoch:
+            return
+        self._hand_on(cache_keys, values)
+        if self.extras or self.groups or state.epoch != self._epoch:
             self._conclude(dict(zip(cache_keys, values)))
         else:
             self._conclude_plain(cache_keys, values)
+
+    def _hand_on(self, cache_keys: list[Hashable], values: Sequence[Any]) -> None:
+        """Let others have the values that were not forgotten in the meantime."""
+        if self._provide is None:
+            return
+        memo = self._state.memo
+        provided = [
+            value
+            for cache_key, value in zip(cache_keys, values)
+            if memo.get(cache_key) is self.flight and not is_error(value)
+        ]
+        self._provide(provided)
+        self._provide = None
 
     def _conclude_plain(self, cache_keys: list[Hashable], values: Sequence[Any]) -> None:
         """Settle a batch in which each key has one waiter and a value: the common case, fast."""

@@ -1310,6 +1310,7 @@ def hit(cache: AsyncCache, key: Hashable) -> Any:
 async def fetch_many(
     cache: AsyncCache,
     keys: list[Hashable],
+    originals: list[Any],
     batch_function: Callable[[list[Hashable]], Awaitable[Sequence[Any]]],
     context: Context,
     has_expired: Callable[[], bool],

@@ -1,20 +1,23 @@
 """`DataLoader`: loads made at about the same time become one call of a batch function."""
 
+# A loader and the functions by which factories and scopes use it see into each other.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
 import reprlib
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from itertools import islice
 from sys import maxsize
 from threading import get_ident
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 
-from ._arguments import check_count, check_kind, check_name, check_seconds
-from ._batch import Batch, Flight, GroupWaiter, LoaderState
+from ._arguments import check_count, check_kind, check_limiter, check_name, check_seconds
+from ._batch import Batch, Fetch, Flight, GroupWaiter, LoaderState, Provide
 from ._cache import AsyncCache, fetch_many
 from ._flight import Node, current_node, enclosing, find_chain
 from ._pump import QUIET_TICKS, Pump, pump_of
@@ -29,7 +32,7 @@ from .errors import (
 )
 from .typing import Limiter
 
-__all__ = ["DataLoader"]
+__all__ = ["DataLoader", "clears_of", "close_all", "equip", "provide_from", "reset_all"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -96,6 +99,7 @@ class DataLoader(Generic[K, V]):
         "_batch_window",
         "_cache_key_fn",
         "_closed",
+        "_forget_behind",
         "_is_plain",
         "_is_running",
         "_limit",
@@ -103,8 +107,8 @@ class DataLoader(Generic[K, V]):
         "_memo",
         "_new_future",
         "_pump",
+        "_put_behind",
         "_recall",
-        "_result_cache",
         "_state",
         "_thread",
     )
@@ -265,12 +269,7 @@ class DataLoader(Generic[K, V]):
         check_kind(owner, "result_cache", result_cache, AsyncCache)
         limiters: tuple[Limiter, ...] = ()
         if limiter is not None:
-            kind = type(limiter)
-            if not hasattr(kind, "__aenter__") or not hasattr(kind, "__aexit__"):
-                raise ConfigurationTypeError(
-                    f"{owner}: limiter must be an async context manager, such as an "
-                    f"asyncio.Semaphore; got {limiter!r}"
-                )
+            check_limiter(owner, limiter)
             limiters = (limiter,)
         if max_concurrent_batches is not None:
             limiters = (*limiters, asyncio.Semaphore(max_concurrent_batches))
@@ -287,7 +286,12 @@ class DataLoader(Generic[K, V]):
         )
         self._memo = self._state.memo
         self._recall = self._memo.get
-        self._result_cache = result_cache
+        # What stands behind the memo: how to forget a key and to put one there.
+        self._forget_behind: Callable[[Hashable], object] | None = None
+        self._put_behind: Callable[[Hashable, object], object] | None = None
+        if result_cache is not None:
+            self._forget_behind = result_cache.delete
+            self._put_behind = result_cache.set
         self._cache_key_fn = cache_key_fn
         self._batch_window = batch_window
         self._limit = maxsize if max_batch_size is None else max_batch_size
@@ -606,8 +610,8 @@ class DataLoader(Generic[K, V]):
                 outcome = as_error(cast("Exception", value), f"loader {state.name!r}")
             state.epoch += 1
             state.memo[cache_key] = Flight(None, {cache_key: outcome})
-            if self._result_cache is not None and not is_error(outcome):
-                self._result_cache.set(cache_key, outcome)
+            if self._put_behind is not None and not is_error(outcome):
+                self._put_behind(cache_key, outcome)
             if state.open is not None and cache_key in state.open.waiters:
                 state.open.supply(cache_key, outcome)
         return self
@@ -628,8 +632,9 @@ class DataLoader(Generic[K, V]):
 
     def _forget(self, cache_key: Hashable) -> None:
         state = self._state
-        if self._result_cache is not None:
-            self._result_cache.delete(cache_key)
+        state.clears += 1
+        if self._forget_behind is not None:
+            self._forget_behind(cache_key)
         entry = state.memo.pop(cache_key, None)
         if entry is not None:
             state.epoch += 1
@@ -639,9 +644,13 @@ class DataLoader(Generic[K, V]):
 
     def clear_all(self: Self) -> Self:
         """Forget every key, but not those of the result cache; else as `clear`."""
+        self._state.clears += 1
+        self._reset()
+        return self
+
+    def _reset(self) -> None:
         self._state.epoch += 1
         self._state.memo.clear()
-        return self
 
     # -- the loader's life
 
@@ -677,15 +686,22 @@ class DataLoader(Generic[K, V]):
         It waits up to a second for those functions to end, so that what they use can be closed
         next. Afterwards `load` and `load_many` raise `LoaderClosedError`. Closing twice is fine.
         """
-        state = self._state
+        tasks = self._close()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_PATIENCE)
+
+    def _close(self) -> set[asyncio.Task[Any]]:
+        """Close, and give the tasks of the functions that were cancelled and can be waited for."""
         self._closed = True
         self._is_running = _never
-        state.epoch += 1
-        state.memo.clear()
-        tasks = {batch.task for batch in state.running} - {None, asyncio.current_task()}
+        self._reset()
+        if self._loop is None:
+            return set()
+        tasks = {batch.task for batch in self._state.running}
         self._abandon()
-        if tasks and self._loop is asyncio.get_running_loop():
-            await asyncio.wait(cast("set[asyncio.Task[None]]", tasks), timeout=_CLOSE_PATIENCE)
+        if not tasks or self._loop is not _running_loop():
+            return set()
+        return cast("set[asyncio.Task[Any]]", tasks - {None, asyncio.current_task()})
 
     def _abandon(self) -> None:
         for batch in list(self._state.running):
@@ -707,10 +723,7 @@ class DataLoader(Generic[K, V]):
         name = self._state.name
         if self._closed:
             raise LoaderClosedError(f"loader {name!r} was closed; make a new one")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
+        loop = _running_loop()
         if loop is not self._loop or loop is None:
             if self._loop is not None and self._loop.is_closed():
                 self._abandon()
@@ -764,6 +777,55 @@ class DataLoader(Generic[K, V]):
                 f"for key {reprlib.repr(key)}, which is not hashable; pass a cache_key_fn that "
                 f"makes a hashable key of it"
             ) from error
+
+
+def equip(
+    loader: DataLoader[K, V],
+    *,
+    context: Context,
+    limiters: tuple[Limiter, ...] = (),
+    fetch: Fetch | None = None,
+    forget: Callable[[Hashable], object] | None = None,
+) -> DataLoader[K, V]:
+    """Give a new loader what a factory adds to it: nothing that users could pass."""
+    state = loader._state
+    state.context = context
+    # The same limiter twice would wait for itself.
+    own = [limiter for limiter in state.limiters if all(limiter is not one for one in limiters)]
+    state.limiters = (*limiters, *own)
+    if fetch is not None:
+        state.fetch = fetch
+    loader._forget_behind = forget or loader._forget_behind
+    return loader
+
+
+def provide_from(loader: DataLoader[Any, Any], provide: Provide) -> None:
+    """Let something know the values that the loader gets, from now on."""
+    loader._state.provide = provide
+
+
+def clears_of(loader: DataLoader[Any, Any]) -> int:
+    """Count how often keys were cleared: what a value that is older than that may not pass."""
+    return loader._state.clears
+
+
+def reset_all(loaders: Iterable[DataLoader[Any, Any]]) -> None:
+    """Forget every key of several loaders."""
+    for loader in loaders:
+        loader._reset()
+        loader._state.clears = 0
+
+
+def close_all(loaders: Iterable[DataLoader[Any, Any]]) -> set[asyncio.Task[Any]]:
+    """Close several loaders at once, and give the tasks that can be waited for."""
+    return {task for loader in loaders for task in loader._close()}
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _never() -> bool:

@@ -21,9 +21,9 @@ ORDER = [
     {"errors", "typing"},
     {
         "_arguments",
-        "_clock",
         "_expiry",
         "_flight",
+        "_function",
         "_keys",
         "_pump",
         "_results",
@@ -34,6 +34,10 @@ ORDER = [
     {"_cache", "_batch"},
     {"_loader", "_decorators"},
     {"_scope"},
+    {"_sources"},
+    {"_factory"},
+    {"_declarations"},
+    {"_declare"},
     {"__init__"},
 ]
 MAY_MEET = ORDER[1]

@@ -1,0 +1,319 @@
+"""`LoaderScope`: the life of one request, job or event, and of the loaders that it owns.
+
+The current scope is a context variable, so tasks and `asyncio.to_thread` carry it. No token of
+that variable is kept: a server may enter a scope in one task and leave it in another, and a
+token is of use only where it was made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextvars import Context, ContextVar, copy_context
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
+
+from ._arguments import UNSET, check_limiter
+from ._loader import DataLoader, close_all, reset_all
+from .errors import ConfigurationTypeError, NoScopeError
+from .typing import Limiter
+
+__all__ = ["Declared", "LoaderScope", "current_scope", "per_event"]
+
+D = TypeVar("D")
+E = TypeVar("E")
+L_co = TypeVar("L_co", covariant=True)
+Self = TypeVar("Self", bound="LoaderScope")
+
+_HOW_TO_OPEN = (
+    "open one: `async with LoaderScope():` around the work, or the one line of your framework's "
+    "integration; a thread carries it with asyncio.to_thread, not with run_in_executor"
+)
+
+
+class Declared(Protocol[L_co]):
+    """What can be looked up in a scope: a loader factory.
+
+    It makes a loader, or something that holds loaders and gives them with `own_loaders()`.
+    """
+
+    def make(self, scope: LoaderScope) -> L_co:
+        """Make what the scope keeps for the factory, on its first use."""
+        ...
+
+
+class LoaderScope:
+    """Own the loaders of one request, job or event: they are made on first use, and end with it.
+
+        async with LoaderScope(context=app_context):
+            user = await users.load(1)      # users is a loader factory
+
+    While it is entered it is the current scope, which factories use. Scopes nest. A scope is
+    entered once, and works on one event loop.
+
+    Args:
+        context: What batch functions get as their second parameter, if they take one; it can be
+            set later, until a loader that takes it is made. UNSET while there is none.
+        limiter: An async context manager that each batch of the scope's request loaders runs in:
+            `asyncio.Semaphore(1)` where they share one database session.
+
+    Raises:
+        ConfigurationError: `limiter` is no async context manager.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_was_entered",
+        "context",
+        "is_closed",
+        "limiter",
+        "loaders",
+        "outer",
+        "variables",
+    )
+
+    variables: Context
+    """The context variables of where the scope was entered: batch functions see these."""
+
+    def __init__(self, context: object = UNSET, *, limiter: Limiter | None = None) -> None:
+        if limiter is not None:
+            check_limiter("LoaderScope", limiter)
+        # Any: each application has its own, and says in its batch functions what it is.
+        self.context: Any = context
+        self.loaders: dict[Declared[Any], Any] = {}
+        self.outer: LoaderScope | None = None
+        self._was_entered = False
+        self.limiter = limiter
+        self.is_closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else "open" if self._was_entered else "new"
+        return f"<LoaderScope {state}, {len(self.loaders)} loaders>"
+
+    @overload
+    @classmethod
+    def current(cls) -> LoaderScope: ...
+    @overload
+    @classmethod
+    def current(cls, default: D) -> LoaderScope | D: ...
+    @classmethod
+    def current(cls, default: object = UNSET) -> object:
+        """Give the scope that is entered here, or else `default`.
+
+        Raises:
+            NoScopeError: There is none, or it was closed, and no `default` is given.
+        """
+        scope = _current.get()
+        if scope is None or scope.is_closed:
+            if default is not UNSET:
+                return default
+            raise _no_scope("there is no current scope", scope)
+        return scope
+
+    def __getitem__(self, factory: Declared[L_co]) -> L_co:
+        """Give this scope's loader of a factory: the same one each time.
+
+        Raises:
+            NoScopeError: The scope was closed, or has no context and the factory takes one.
+        """
+        try:
+            return cast("L_co", self.loaders[factory])
+        except KeyError:
+            pass
+        self._refuse_closed()
+        make = getattr(factory, "make", None)
+        if make is None:
+            raise TypeError(f"a scope is looked up by loader factories, got {factory!r}")
+        if not self._was_entered:
+            raise NoScopeError("a LoaderScope must be entered first: `async with scope:`")
+        made = self.loaders[factory] = make(self)
+        return cast("L_co", made)
+
+    # -- being the current one
+
+    def __enter__(self: Self) -> Self:
+        if self._was_entered:
+            raise NoScopeError("a LoaderScope is entered once; make a new one")
+        self.activate()
+        return self
+
+    async def __aenter__(self: Self) -> Self:
+        return self.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        is_here = self._leave()
+        self.close()
+        if not is_here and error is None:
+            self._refuse_elsewhere()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        is_here = self._leave()
+        await self.aclose()
+        if not is_here and error is None:
+            self._refuse_elsewhere()
+
+    def activate(self) -> None:
+        """Become the current scope here, without a `with`, as often as wanted.
+
+        For integrations, whose requests begin and end in different tasks: they call `close` or
+        `aclose` at the end, and `deactivate` where the task goes on.
+
+        Raises:
+            NoScopeError: The scope was closed.
+        """
+        self._refuse_closed()
+        if not self._was_entered:
+            self._was_entered = True
+            self.outer = _open(_current.get())
+            _current.set(self)
+            self.variables = copy_context()
+        else:
+            _current.set(self)
+
+    def deactivate(self) -> None:
+        """Make the scope around this one current again, if this one is the current one here."""
+        self._leave()
+
+    def _leave(self) -> bool:
+        if _current.get() is not self:
+            return False
+        _current.set(_open(self.outer))
+        return True
+
+    # -- its life
+
+    def reset(self) -> None:
+        """Forget everything in every loader; who waits for a load in progress gets its result."""
+        reset_all(self._own_loaders())
+
+    def close(self) -> None:
+        """End the scope and its loaders: who waits for them gets a `LoadCancelledError`.
+
+        Batch functions that run are cancelled. Loads of shared factories go on. Twice is fine.
+        """
+        self._end()
+
+    async def aclose(self) -> None:
+        """Do as `close`, and wait up to a second for the cancelled functions to end."""
+        tasks = self._end()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+
+    def _end(self) -> set[asyncio.Task[Any]]:
+        self.is_closed = True
+        if not self.loaders:
+            return set()
+        own = list(self._own_loaders())
+        self.loaders = {}
+        return close_all(own)
+
+    def _own_loaders(self) -> Iterator[DataLoader[Any, Any]]:
+        for made in list(self.loaders.values()):
+            if isinstance(made, DataLoader):
+                yield made
+            else:
+                yield from made.own_loaders()
+
+    def _refuse_closed(self) -> None:
+        if self.is_closed:
+            raise _no_scope("this scope was closed", self)
+
+    def _refuse_elsewhere(self) -> None:
+        raise NoScopeError(
+            "a LoaderScope was left where it is not the current one; an async generator must not "
+            "open a scope around a yield: wrap the generator in per_event() instead"
+        )
+
+
+_current: ContextVar[LoaderScope | None] = ContextVar("dataloader_cache.scope", default=None)
+current_scope = _current.get
+
+
+def _open(scope: LoaderScope | None) -> LoaderScope | None:
+    """Give the innermost scope that is still open."""
+    while scope is not None and scope.is_closed:
+        scope = scope.outer
+    return scope
+
+
+def _no_scope(what: str, scope: LoaderScope | None) -> NoScopeError:
+    if scope is not None and scope.is_closed:
+        return NoScopeError(
+            f"{what}: the scope that was current here is closed; work that outlives its scope "
+            f"must open one of its own: `async with LoaderScope():`"
+        )
+    return NoScopeError(f"{what}; {_HOW_TO_OPEN}")
+
+
+class _PerEvent(Generic[E]):
+    """Give each event a scope of its own; made by `per_event`."""
+
+    def __init__(self, source: AsyncIterator[E]) -> None:
+        self._source = source
+        outer = LoaderScope.current(None)
+        self._context = UNSET if outer is None else outer.context
+        self._limiter = None if outer is None else outer.limiter
+        self._scope: LoaderScope | None = None
+
+    def __aiter__(self) -> _PerEvent[E]:
+        return self
+
+    async def __anext__(self) -> E:
+        await self._close()
+        scope = self._scope = LoaderScope(self._context, limiter=self._limiter)
+        scope.activate()
+        try:
+            event = await self._source.__anext__()
+        except BaseException:
+            await self._close()
+            raise
+        # What the source loaded before it waited for the event is of no use for it.
+        scope.reset()
+        return event
+
+    async def aclose(self) -> None:
+        """Close the source, if it can be closed, and the scope of the last event."""
+        try:
+            close = getattr(self._source, "aclose", None)
+            if close is not None:
+                await close()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.deactivate()
+            await scope.aclose()
+
+
+def per_event(events: AsyncIterator[E]) -> _PerEvent[E]:
+    """Iterate over events, with a fresh `LoaderScope` for each.
+
+    The scope is current while the source makes the event and while the loop's body handles it,
+    and is closed when the next one is asked for. What the source itself loaded before it waited
+    is forgotten when the event is there. Context and limiter are those of the scope in which
+    this is called.
+
+        async for event in per_event(queue_of_events()):
+            await handle(event, await users.load(event.user_id))
+
+    Raises:
+        ConfigurationError: `events` is no async iterator.
+    """
+    if not hasattr(events, "__anext__"):
+        if hasattr(events, "__aiter__"):
+            events = cast("Any", events).__aiter__()
+        else:
+            raise ConfigurationTypeError(f"per_event needs an async iterator, got {events!r}")
+    return _PerEvent(events)
