@@ -53,8 +53,11 @@ test: $(VENVS)/dev/.ready
 	$(MAKE) test-typing
 	$(MAKE) test-outer
 
+# In as many processes as there are cores. They find coverage's plugin by PYTHONPATH.
 test-core: $(VENVS)/dev/.ready
-	$(DEV) -m coverage run -m pytest $(CORE_ONLY) $(ARGS)
+	rm -f .coverage .coverage.*
+	PYTHONPATH=. $(DEV) -m coverage run -m pytest -n auto --dist worksteal $(CORE_ONLY) $(ARGS)
+	$(DEV) -m coverage combine -q
 	$(DEV) -m coverage report
 
 test-typing: $(VENVS)/dev/.ready
