@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Final, Literal, TypeVar, overload
 
-from ._arguments import check_name
+from ._arguments import UNSET, Unset, check_name
 from ._cache import AsyncCache
 from ._declarations import (
     Declares,
@@ -161,7 +161,7 @@ class _Dataloader:
     # Any: the overloads say what goes in and what comes out.
     def __call__(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
         """Declare a loader: its batch function becomes a factory of that name."""
-        return _declare(None, function, _REQUEST_OPTIONS, options)
+        return _declare(UNSET, function, _REQUEST_OPTIONS, options)
 
     @overload
     def shared(
@@ -361,7 +361,7 @@ class _Dataloader:
             ConfigurationError: Neither or both of `vary` and `public` are given, or another
                 argument is wrong.
         """
-        return _declare(None, None, _SHARED_OPTIONS, options, is_shared=True)
+        return _declare(UNSET, None, _SHARED_OPTIONS, options, is_shared=True)
 
 
 class _GroupDataloader:
@@ -562,7 +562,7 @@ _SHARED_OPTIONS: Final = _LOADER_OPTIONS | _CACHE_OPTIONS | {"missing", "public"
 
 
 def _declare(
-    by: str | Callable[[Any], Hashable] | None,
+    by: str | Callable[[Any], Hashable] | Unset,
     function: Callable[..., Any] | None,
     known: frozenset[str],
     options: dict[str, Any],
@@ -570,7 +570,7 @@ def _declare(
     is_shared: bool = False,
 ) -> Any:
     """Make a factory of a function, or the decorator that does."""
-    what = "dataloader" if by is None else "group_dataloader"
+    what = "dataloader" if by is UNSET else "group_dataloader"
     what = f"{what}.shared" if is_shared else what
     unknown = sorted(options.keys() - known)
     if unknown:
@@ -613,7 +613,7 @@ def _check_sharing(what: str, options: dict[str, Any]) -> None:
 
 def _make(
     function: Callable[..., Any],
-    by: str | Callable[[Any], Hashable] | None,
+    by: str | Callable[[Any], Hashable] | Unset,
     args: type | None,
     options: dict[str, Any],
     *,
@@ -621,7 +621,7 @@ def _make(
 ) -> Any:
     second = "context" if not is_shared else None if options["public"] else "vary value"
     batch = BatchFunction(function, options.pop("name", None), second, args)
-    grouping = None if by is None else Grouping(by, batch.owner)
+    grouping = None if isinstance(by, Unset) else Grouping(by, batch.owner)
     if not is_shared:
         source = RequestSource(batch, grouping, options)
         kind: type[Any] = LoaderFactory if args is None else ArgsLoaderFactory

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from ._cache import AsyncCache
 from ._loader import DataLoader, clears_of, provide_from
-from ._scope import LoaderScope, current_scope
+from ._scope import LoaderScope, current_scope, scope_for
 from ._sources import Source
 from .errors import ConfigurationTypeError
 from .typing import Limiter
@@ -85,7 +85,9 @@ class LoaderFactory(_Declaration, Generic[K, V]):
         scope = current_scope()
         # A closed scope has no loaders.
         loader = None if scope is None else scope.loaders.get(self)
-        return LoaderScope.current()[self] if loader is None else cast("DataLoader[K, V]", loader)
+        if loader is None:
+            return scope_for(self._source.function.owner)[self]
+        return cast("DataLoader[K, V]", loader)
 
     def load(self, key: K) -> Future[V]:
         """Load `key` with the current scope's loader: see `DataLoader.load`."""
@@ -157,6 +159,13 @@ class LoaderFactory(_Declaration, Generic[K, V]):
     @overload
     def provides(
         self: LoaderFactory[Any, E | None],
+        other: LoaderFactory[K2, E] | LoaderFactory[K2, E | None],
+        *,
+        key: Callable[[E], K2 | None],
+    ) -> None: ...
+    @overload
+    def provides(
+        self: LoaderFactory[Any, E],
         other: LoaderFactory[K2, E] | LoaderFactory[K2, E | None],
         *,
         key: Callable[[E], K2 | None],
@@ -288,9 +297,12 @@ class ArgsLoaderFactory(_Declaration, Generic[K, A, V]):
         """Make the loaders of a scope; `scope[factory]` calls this once."""
         return ArgsLoaders(self._source, scope)
 
+    def _loaders(self) -> ArgsLoaders[K, A, V]:
+        return scope_for(self._source.function.owner)[self]
+
     def load(self, key: K, args: A) -> Future[V]:
         """Load `key` for these args: see `DataLoader.load`."""
-        return LoaderScope.current()[self](args).load(key)
+        return self._loaders()(args).load(key)
 
     @overload
     def load_many(
@@ -308,7 +320,7 @@ class ArgsLoaderFactory(_Declaration, Generic[K, A, V]):
         self, keys: Iterable[K], args: A, *, return_exceptions: bool = False
     ) -> Awaitable[list[V]] | Awaitable[list[V | BaseException]]:
         """Load several keys for the same args, as one future: see `DataLoader.load_many`."""
-        loader = LoaderScope.current()[self](args)
+        loader = self._loaders()(args)
         return loader.load_many(keys, return_exceptions=return_exceptions)
 
     @overload
@@ -317,35 +329,35 @@ class ArgsLoaderFactory(_Declaration, Generic[K, A, V]):
     def peek(self, key: K, args: A, default: D) -> V | D: ...
     def peek(self, key: K, args: A, default: D | None = None) -> V | D | None:
         """Give what the current scope already has, or else `default`."""
-        return LoaderScope.current()[self](args).peek(key, default)
+        return self._loaders()(args).peek(key, default)
 
     def prime(
         self: SelfArgs, key: K, args: A, value: V | Exception, *, force: bool = False
     ) -> SelfArgs:
         """Put a value into the current scope's loader for these args."""
-        LoaderScope.current()[self](args).prime(key, value, force=force)
+        self._loaders()(args).prime(key, value, force=force)
         return self
 
     def prime_many(
         self: SelfArgs, values: Mapping[K, V | Exception], args: A, *, force: bool = False
     ) -> SelfArgs:
         """Prime each key of a mapping."""
-        LoaderScope.current()[self](args).prime_many(values, force=force)
+        self._loaders()(args).prime_many(values, force=force)
         return self
 
     def clear(self: SelfArgs, key: K, args: A) -> SelfArgs:
         """Forget a key for these args; a shared factory forgets it in its cache too."""
-        LoaderScope.current()[self](args).clear(key)
+        self._loaders()(args).clear(key)
         return self
 
     def clear_many(self: SelfArgs, keys: Iterable[K], args: A) -> SelfArgs:
         """Forget each of `keys` for these args."""
-        LoaderScope.current()[self](args).clear_many(keys)
+        self._loaders()(args).clear_many(keys)
         return self
 
     def clear_all(self: SelfArgs) -> SelfArgs:
         """Forget every key of all args in the current scope."""
-        for loader in LoaderScope.current()[self].own_loaders():
+        for loader in self._loaders().own_loaders():
             loader.clear_all()
         return self
 

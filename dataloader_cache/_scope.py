@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from collections.abc import Set as AbstractSet
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
@@ -18,12 +19,16 @@ from ._loader import DataLoader, close_all, reset_all
 from .errors import ConfigurationTypeError, NoScopeError
 from .typing import Limiter
 
-__all__ = ["Declared", "LoaderScope", "current_scope", "per_event"]
+__all__ = ["Declared", "LoaderScope", "current_scope", "per_event", "scope_for"]
 
 D = TypeVar("D")
 E = TypeVar("E")
 L_co = TypeVar("L_co", covariant=True)
 Self = TypeVar("Self", bound="LoaderScope")
+
+# How long the end of a scope waits for functions that take their time over being cancelled.
+_PATIENCE = 1.0
+_NO_TASKS: AbstractSet[asyncio.Task[Any]] = frozenset()
 
 _HOW_TO_OPEN = (
     "open one: `async with LoaderScope():` around the work, or the one line of your framework's "
@@ -63,6 +68,7 @@ class LoaderScope:
 
     __slots__ = (
         "__weakref__",
+        "_ending",
         "_was_entered",
         "context",
         "is_closed",
@@ -83,6 +89,7 @@ class LoaderScope:
         self.loaders: dict[Declared[Any], Any] = {}
         self.outer: LoaderScope | None = None
         self._was_entered = False
+        self._ending: AbstractSet[asyncio.Task[Any]] = _NO_TASKS
         self.limiter = limiter
         self.is_closed = False
 
@@ -132,13 +139,21 @@ class LoaderScope:
     # -- being the current one
 
     def __enter__(self: Self) -> Self:
-        if self._was_entered:
-            raise NoScopeError("a LoaderScope is entered once; make a new one")
-        self.activate()
+        self._enter()
         return self
 
     async def __aenter__(self: Self) -> Self:
-        return self.__enter__()
+        self._enter()
+        return self
+
+    def _enter(self) -> None:
+        if self._was_entered:
+            raise NoScopeError("a LoaderScope is entered once; make a new one")
+        self._refuse_closed()
+        self._was_entered = True
+        self.outer = _open(_current.get())
+        _current.set(self)
+        self.variables = copy_context()
 
     def __exit__(
         self,
@@ -147,7 +162,7 @@ class LoaderScope:
         traceback: TracebackType | None,
     ) -> None:
         is_here = self._leave()
-        self.close()
+        self._end()
         if not is_here and error is None:
             self._refuse_elsewhere()
 
@@ -158,7 +173,9 @@ class LoaderScope:
         traceback: TracebackType | None,
     ) -> None:
         is_here = self._leave()
-        await self.aclose()
+        tasks = self._end()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_PATIENCE)
         if not is_here and error is None:
             self._refuse_elsewhere()
 
@@ -171,13 +188,10 @@ class LoaderScope:
         Raises:
             NoScopeError: The scope was closed.
         """
-        self._refuse_closed()
         if not self._was_entered:
-            self._was_entered = True
-            self.outer = _open(_current.get())
-            _current.set(self)
-            self.variables = copy_context()
+            self._enter()
         else:
+            self._refuse_closed()
             _current.set(self)
 
     def deactivate(self) -> None:
@@ -207,15 +221,19 @@ class LoaderScope:
         """Do as `close`, and wait up to a second for the cancelled functions to end."""
         tasks = self._end()
         if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+            await asyncio.wait(tasks, timeout=_PATIENCE)
 
-    def _end(self) -> set[asyncio.Task[Any]]:
-        self.is_closed = True
-        if not self.loaders:
-            return set()
-        own = list(self._own_loaders())
-        self.loaders = {}
-        return close_all(own)
+    def _end(self) -> AbstractSet[asyncio.Task[Any]]:
+        """Close, and give the tasks of all functions that it has cancelled and that still run."""
+        if not self.is_closed:
+            self.is_closed = True
+            if self._was_entered:
+                # These name the current scope, and so would keep it alive in a circle.
+                del self.variables
+            if self.loaders:
+                self._ending = close_all(list(self._own_loaders()))
+                self.loaders = {}
+        return {task for task in self._ending if not task.done()} if self._ending else _NO_TASKS
 
     def _own_loaders(self) -> Iterator[DataLoader[Any, Any]]:
         for made in list(self.loaders.values()):
@@ -233,6 +251,18 @@ class LoaderScope:
             "a LoaderScope was left where it is not the current one; an async generator must not "
             "open a scope around a yield: wrap the generator in per_event() instead"
         )
+
+
+def scope_for(owner: str) -> LoaderScope:
+    """Give the current scope to who needs one.
+
+    Raises:
+        NoScopeError: There is none, or it was closed.
+    """
+    scope = _current.get()
+    if scope is None or scope.is_closed:
+        raise _no_scope(f"{owner} was used where no scope is open", scope)
+    return scope
 
 
 _current: ContextVar[LoaderScope | None] = ContextVar("dataloader_cache.scope", default=None)
