@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ._arguments import check_count, check_seconds
@@ -169,21 +169,38 @@ def _wrap(
     def key_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         return make_key(args, kwargs) if given_key is None else given_key(*args, **kwargs)
 
-    lone_is_key = given_key is None and make_key.lone_is_key
+    # A function of its own: in `call`, a lambda would make cells of the arguments of every hit.
+    def run(
+        key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any], use_cache: bool
+    ) -> Awaitable[Any]:
+        def load() -> Any:
+            return function(*args, **kwargs)
+
+        return cache.get(key, load) if use_cache else load_afresh(cache, key, load)
+
+    skip = make_key.skip
+    tails: Mapping[int, tuple[Hashable, ...]] = make_key.tails if given_key is None else {}
 
     @functools.wraps(function)
     async def call(*args: Any, use_cache: bool = True, **kwargs: Any) -> Any:
-        # Most calls have one plain argument: those arguments are the key as they stand.
-        if lone_is_key and len(args) == 1 and not kwargs and type(args[0]) in PLAIN:
-            key: Hashable = args
-        else:
+        key: Hashable = None
+        # Most calls give plain arguments by position: they, and the defaults of those left out,
+        # are the key as they stand.
+        tail = None if kwargs else tails.get(len(args))
+        if tail is not None:
+            own = args[skip:] + tail if skip or tail else args
+            for value in own:
+                if type(value) not in PLAIN:
+                    break
+            else:
+                key = own
+        if key is None:
             key = key_of(args, kwargs)
-        if not use_cache:
-            return await load_afresh(cache, key, lambda: function(*args, **kwargs))
-        value = hit(cache, key)
-        if value is not ABSENT:
-            return value
-        return await cache.get(key, lambda: function(*args, **kwargs))
+        if use_cache:
+            value = hit(cache, key)
+            if value is not ABSENT:
+                return value
+        return await run(key, args, kwargs, use_cache)
 
     def invalidate_cache(*args: Any, **kwargs: Any) -> Done:
         return cache.delete(key_of(args, kwargs))

@@ -45,6 +45,8 @@ _OBJECT_EQ: Final[object] = object.__eq__
 _LIST, _TUPLE, _SET, _DICT, _OBJECT, _BYTEARRAY, _PARTIAL = map(
     _Kind, ("list", "tuple", "set", "dict", "object", "bytearray", "partial")
 )
+# In place of a default: this parameter has none. Its type is none of PLAIN.
+_REQUIRED: Final = _Kind("required")
 
 
 class _ByIdentity:
@@ -75,6 +77,9 @@ def freeze(value: Any, inside: tuple[int, ...] = ()) -> Hashable:
     kind = _type_of(value)
     if kind in PLAIN:
         return value  # type: ignore[no-any-return]
+    # Most tuples and lists hold plain values only, which can't hold the list: no need to walk.
+    if (kind is tuple or kind is list) and PLAIN.issuperset(map(type, value)):
+        return (_TUPLE if kind is tuple else _LIST, *value)
     if isinstance(value, _BY_IDENTITY):
         return _ByIdentity(value)
     if id(value) in inside:
@@ -148,15 +153,31 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-class KeyMaker:
-    """Make one key of each way to write the same call of a function."""
+def _defaults(parameters: list[inspect.Parameter]) -> dict[str | int, Any]:
+    return {
+        # No keyword is a number, so none is taken for what goes by position only.
+        number if p.kind is p.POSITIONAL_ONLY else p.name: (
+            _REQUIRED if p.default is p.empty else p.default
+        )
+        for number, p in enumerate(parameters)
+    }
 
-    __slots__ = ("_name", "_positional", "_signature", "_skip", "_tails")
+
+class KeyMaker:
+    """Make one key of each way to write the same call of a function.
+
+    A function with a fixed set of parameters has a key with one part for each, in their order.
+    What a call leaves to keywords and defaults is worked out once for each number of positional
+    arguments, since binding a call to the signature costs ten times as much as a hit. Only what
+    that can't say goes by the signature: variable arguments, and calls that don't fit.
+    """
+
+    __slots__ = ("_name", "_names", "_rests", "_signature", "skip", "tails")
 
     def __init__(self, function: Callable[..., Any], skip: int, owner: str) -> None:
         self._signature = inspect.signature(function)
-        self._skip = skip
         self._name = owner
+        self.skip = skip
         parameters = list(self._signature.parameters.values())
         if "use_cache" in self._signature.parameters:
             raise ConfigurationTypeError(
@@ -170,19 +191,16 @@ class KeyMaker:
             raise ConfigurationTypeError(
                 f"{owner} has {len(positional)} positional parameters, fewer than skip_args={skip}"
             )
-        # By the number of positional arguments given: the frozen defaults of those left out.
-        self._tails: dict[int, tuple[Hashable, ...]] = {}
-        if len(positional) == len(parameters):
-            self._positional = len(positional)
+        self._names = [p.name for p in parameters[skip:]]
+        # By the number of positional arguments: the parameters left, with their defaults.
+        self._rests: dict[int, dict[str | int, Any]] = {}
+        # The same, where only defaults are left: those.
+        self.tails: dict[int, tuple[Any, ...]] = {}
+        if not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
             for given in range(skip, len(positional) + 1):
-                rest = positional[given:]
-                if all(type(p.default) in PLAIN for p in rest):
-                    self._tails[given] = tuple(p.default for p in rest)
-
-    @property
-    def lone_is_key(self) -> bool:
-        """Whether one plain positional argument, alone, is the whole of the key."""
-        return self._skip == 0 and self._tails.get(1) == ()
+                rest = self._rests[given] = _defaults(parameters[given:])
+                if all(default is not _REQUIRED for default in rest.values()):
+                    self.tails[given] = tuple(rest.values())
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """Give the key of a call.
@@ -190,16 +208,35 @@ class KeyMaker:
         Raises:
             TypeError: The arguments don't fit the function, or one can't be compared.
         """
-        if not kwargs:
-            tail = self._tails.get(len(args))
-            if tail is not None:
-                own = args[self._skip :] if self._skip else args
-                if PLAIN.issuperset(map(type, own)):
-                    return own + tail if tail else own
+        rest = self._rests.get(len(args))
+        if rest is None:
+            return self._bind(args, kwargs)
+        if kwargs:
+            # The order is that of `rest`; what is longer has a keyword that does not fit.
+            given: dict[Any, Any] = rest | kwargs
+            if len(given) != len(rest):
+                return self._bind(args, kwargs)
+            rest = given
+        own = args[self.skip :] if self.skip else args
+        parts = (*own, *rest.values()) if rest else own
+        for part in parts:
+            if type(part) not in PLAIN:
+                break
+        else:
+            return parts
+        if rest and any(part is _REQUIRED for part in parts):
+            return self._bind(args, kwargs)
+        try:
+            return tuple(map(freeze, parts))
+        except TypeError:
+            # Once more, to name the argument.
+            return tuple(map(self._freeze, self._names, parts))
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         parts: list[Hashable] = []
-        left = self._skip
+        left = self.skip
         for name, value in bound.arguments.items():
             kind = self._signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:

@@ -11,6 +11,7 @@ import enum
 import functools
 import gc
 import inspect
+import itertools
 import math
 import os
 import threading
@@ -554,6 +555,98 @@ async def test_a_call_that_does_not_fit_is_a_type_error(
 
     assert [] == calls
     assert 1 == await function(1)
+
+
+async def positional_only(x: Any, y: Any = 2, /, z: Any = 3) -> Any:
+    return (x, y, z)
+
+
+async def keyword_only(x: Any, *, y: Any, z: Any = (4, 5)) -> Any:
+    return (x, y, z)
+
+
+async def all_optional(x: Any = 1, y: Any = None, z: Any = "") -> Any:
+    return (x, y, z)
+
+
+async def variable(x: Any, *rest: Any, y: Any = 2) -> Any:
+    return (x, rest, y)
+
+
+async def named(x: Any, /, **rest: Any) -> Any:
+    return (x, sorted(rest.items()))
+
+
+VALUES = [0, None, (1, 2), [1, 2], [1, [2]], {1: [2]}]
+CALLS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    (values[:count], dict(zip(names, values[count:])))
+    for values in itertools.permutations(VALUES, 3)
+    for count in range(4)
+    for given in range(4 - count)
+    for names in itertools.permutations("xyz", given)
+]
+
+
+@pytest.mark.loop_kinds("asyncio")
+@pytest.mark.parametrize("skip", [0, 1], ids=["all arguments", "without the first"])
+@pytest.mark.parametrize("function", [positional_only, keyword_only, all_optional, variable, named])
+async def test_calls_are_told_apart_as_the_signature_tells(function: Any, skip: int):
+    """However a call is written: it fits or is a TypeError, and is the same as another or not."""
+    signature = inspect.signature(function)
+    cached = AsyncLRU(maxsize=None, skip_args=skip)(function)
+    distinct: list[Any] = []
+
+    for args, kwargs in CALLS:
+        try:
+            expected = await function(*args, **kwargs)
+        except TypeError:
+            with pytest.raises(TypeError) as refused:
+                signature.bind(*args, **kwargs)
+            with pytest.raises(TypeError) as caught:
+                await cached(*args, **kwargs)
+            assert str(refused.value) == str(caught.value)
+            continue
+        found = await cached(*args, **kwargs)
+        assert expected[skip:] == found[skip:]
+        if expected[skip:] not in distinct:
+            distinct.append(expected[skip:])
+
+    assert len(distinct) == cached.get_metrics()["size"] == cached.get_metrics()["misses"]
+
+
+async def test_a_default_that_is_changed_is_another_key():
+    """A default that is a list is compared by what it holds at the time of the call."""
+    shared = [1]
+
+    @AsyncLRU()
+    async def function(x: int, y: list[int] = shared) -> list[int]:
+        return [x, *y]
+
+    assert [7, 1] == await function(7)
+    shared.append(2)
+    assert [7, 1, 2] == await function(7)
+    assert [7, 1] == await function(7, [1])
+
+
+async def test_defaults_of_any_kind_are_no_trap():
+    """A default that compares like no other value is neither compared nor asked for its truth."""
+
+    class Array:  # noqa: PLW1641
+        def __init__(self) -> None:
+            self.items = (1, 2)
+
+        def __eq__(self, other: object) -> Any:
+            raise ValueError("the truth value of an array is ambiguous")
+
+    @AsyncLRU()
+    async def function(x: int, y: Any, z: Any = Array(), *, w: Any = ()) -> int:  # noqa: B008
+        return x
+
+    assert 1 == await function(1, 2)
+    assert 1 == await function(1, y=2)
+    assert 1 == function.get_metrics()["hits"]
+    with pytest.raises(TypeError, match="missing a required argument: 'y'"):
+        await function(1, w=2)
 
 
 async def test_invalidate_cache_of_a_call_that_was_never_made_is_no_error():
