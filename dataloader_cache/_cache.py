@@ -396,6 +396,9 @@ class AsyncCache:
         ConfigurationError: An argument is wrong; it is a TypeError or a ValueError too.
     """
 
+    # What a hit reads: slots are found sooner than the items of a dict as big as a cache's is.
+    __slots__ = ("__dict__", "__weakref__", "_clock", "_fast", "_hits", "_touch")
+
     def __init__(
         self,
         maxsize: int | None = 128,
@@ -472,9 +475,9 @@ class AsyncCache:
         self._store: Store = LruStore(maxsize) if eviction == "lru" else S3FifoStore(maxsize)
         self._data: dict[Any, Entry] = self._store.data
         # What hits are looked up in: empty while no sweep could be armed for want of a loop, so
-        # that the first call on one takes the long way round.
-        self._fast = self._data
-        self._touch: Callable[[Any], None] = self._store.touch
+        # that the first call on one takes the long way round. Any: only some have `uses`.
+        self._fast: dict[Any, Any] = self._data
+        self._touch: Callable[[Any], None] | None = self._store.touch
         self._tagged: dict[Hashable, set[Hashable]] = {}
         self._retry_at: dict[Hashable, float] = {}
         self._expiry = ExpiryBuckets()
@@ -580,8 +583,14 @@ class AsyncCache:
             # The value before its time: another thread that takes the entry out goes the other way.
             value = entry.value
             fresh_until = entry.fresh_until
-            if fresh_until is _FOR_EVER or self._clock() < fresh_until:
-                self._touch(key)
+            # By a name of their own, since to call an attribute is to look for a method first.
+            clock = self._clock
+            if fresh_until is _FOR_EVER or clock() < fresh_until:
+                touch = self._touch
+                if touch is None:
+                    entry.uses += 1
+                else:
+                    touch(key)
                 self._hits += 1
                 return value
         except KeyError:
@@ -639,7 +648,8 @@ class AsyncCache:
     def _hit_late(
         self,
         key: Hashable,
-        entry: Entry,
+        # Any, as in `_fast`.
+        entry: Any,
         now: float,
         function: Callable[..., Any] | None,
         batch_loader: _BatchLoader | None,
@@ -648,7 +658,9 @@ class AsyncCache:
     ) -> None:
         """See to a hit that has more to do: start a refresh, or the sweep that was put off."""
         with self._lock:
-            if self._data.get(key) is entry:
+            if self._touch is None:
+                entry.uses += 1
+            elif self._data.get(key) is entry:
                 self._touch(key)
             self._arm()
         may_refresh = now >= entry.fresh_until and now >= self._retry_at.get(key, now)
@@ -1298,8 +1310,13 @@ def hit(cache: AsyncCache, key: Hashable) -> Any:
         entry = cache._fast[key]
         value = entry.value
         fresh_until = entry.fresh_until
-        if fresh_until is _FOR_EVER or cache._clock() < fresh_until:
-            cache._touch(key)
+        clock = cache._clock
+        if fresh_until is _FOR_EVER or clock() < fresh_until:
+            touch = cache._touch
+            if touch is None:
+                entry.uses += 1
+            else:
+                touch(key)
             cache._hits += 1
             return value
     except KeyError:

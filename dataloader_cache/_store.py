@@ -41,8 +41,11 @@ class Store(Protocol):
     data: dict[Any, Any]
 
     @property
-    def touch(self) -> Callable[[Any], None]:
-        """Note a hit; a KeyError tells that another thread took the entry out."""
+    def touch(self) -> Callable[[Any], None] | None:
+        """Note a hit of a key; a KeyError tells that another thread took the entry out.
+
+        None where a hit is noted by adding one to its entry's `uses`, without a call.
+        """
         ...
 
     def put(
@@ -123,8 +126,11 @@ class S3FifoStore:
     """Keep what is used more than once; let what is used once pass through a small queue.
 
     S3-FIFO: Yang, Zhang, Qiu, Yue, Vinayak: "FIFO queues are all you need for cache eviction",
-    SOSP 2023, algorithm 1. A hit only counts; nothing moves until there has to be room.
+    SOSP 2023, algorithm 1. A hit only counts; nothing moves until there has to be room. How
+    many hits count at most is seen to then as well, so that a hit costs next to nothing.
     """
+
+    touch = None
 
     def __init__(self, maxsize: int | None) -> None:
         self.data: dict[Any, Any] = {}
@@ -135,12 +141,6 @@ class S3FifoStore:
         self._live_main = 0
         # Keys that left the small queue unused; they go straight to the main one next time.
         self._ghosts: OrderedDict[Hashable, None] = OrderedDict()
-
-    def touch(self, key: Hashable) -> None:
-        """Note a hit; a KeyError tells that another thread took the entry out."""
-        entry: _QueuedEntry = self.data[key]
-        if entry.uses < _MOST_USES:
-            entry.uses += 1
 
     def put(
         self,
@@ -215,7 +215,7 @@ class S3FifoStore:
                 entry = self._next(self._main)
                 self._live_main -= 1
                 if entry.uses:
-                    entry.uses -= 1
+                    entry.uses = min(entry.uses, _MOST_USES) - 1
                     self._enqueue(entry)
                     continue
             entry.is_live = False
