@@ -330,7 +330,7 @@ class Batch:
             self._start()
         except BaseException as error:
             # A key that can't be hashed any more, a loop that takes no task: the waiters know.
-            self._fail(error)
+            self._fail(self._told(error))
             if not isinstance(error, Exception):
                 raise
 
@@ -384,7 +384,7 @@ class Batch:
             )
         except BaseException as error:
             running.close()
-            self._fail(error)
+            self._fail(self._told(error))
             if not isinstance(error, Exception):
                 raise
             return
@@ -444,8 +444,7 @@ class Batch:
                 self.loop
             )
             if is_thrown_away or isinstance(error, (KeyboardInterrupt, SystemExit)):
-                kind = type(error).__name__
-                self._fail(LoadCancelledError(f"{kind} ended the load of loader {state.name!r}"))
+                self._fail(self._told(error))
                 raise
             self._fail(error)
         else:
@@ -506,7 +505,7 @@ class Batch:
         if error is None:
             self.abandon()
         else:
-            self._end(error)
+            self._end(self._told(error))
 
     def _watch_next(self, _: Future[Any] | None = None) -> None:
         """Watch one waiter that is still there; when there is none, cancel the load.
@@ -528,6 +527,16 @@ class Batch:
             return
         error = LoadCancelledError(f"nobody waits for the load of loader {self._state.name!r}")
         self._end(error, counted=False)
+
+    def _told(self, error: BaseException) -> Exception:
+        """Make of an error that is not the function's own what the waiters are told.
+
+        An interrupt goes to who runs the loop: a waiter that held it would raise it once more.
+        """
+        if isinstance(error, Exception):
+            return error
+        kind = type(error).__name__
+        return LoadCancelledError(f"{kind} ended the load of loader {self._state.name!r}")
 
     def _expire(self) -> None:
         state = self._state
@@ -677,7 +686,7 @@ class Batch:
     def _settle_rest(self, error: BaseException) -> None:
         """Settle whoever is left, without looking at a key."""
         reported: set[int] = set()
-        error = as_error(error, f"loader {self._state.name!r}")
+        error = as_error(self._told(error), f"loader {self._state.name!r}")
         for waiter in (
             *self.waiters.values(),
             *chain.from_iterable(self.extras.values()),

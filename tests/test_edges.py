@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
 
 import pytest
 
 from dataloader_cache import AsyncCache, AsyncLRU, DataLoader, testing
-from dataloader_cache.errors import ConfigurationError
+from dataloader_cache.errors import ConfigurationError, LoadCancelledError
 
 
 async def echo(keys: list[Any]) -> list[Any]:
@@ -181,3 +182,158 @@ async def test_a_task_factory_that_raises_hangs_nobody():
             await cache.get("a", load)
     finally:
         loop.set_task_factory(None)
+
+
+# What interrupts, refuses or leaves at the worst time
+
+
+async def ticks(count: int) -> None:
+    """Let `count` turns of the event loop pass."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def nothing() -> None:
+    pass
+
+
+class Touchy:
+    """A key that does something, once, when it is hashed after some `patience`."""
+
+    def __init__(self) -> None:
+        self.when_hashed: Callable[[], object] = nothing
+        self.patience = 0
+
+    def __hash__(self) -> int:
+        self.patience -= 1
+        if self.patience < 0:
+            act, self.when_hashed = self.when_hashed, nothing
+            act()
+        return 1
+
+
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    """Make a function that raises `error`."""
+
+    def function() -> NoReturn:
+        raise error
+
+    return function
+
+
+def recording(plan: list[list[Any]], **options: Any) -> DataLoader[Any, Any]:
+    """Make a loader that adds each batch to `plan` and answers a key with itself."""
+
+    async def load_fn(keys: list[Any]) -> list[Any]:
+        plan.append(list(keys))
+        return keys
+
+    return DataLoader(load_fn, **options)
+
+
+class Interrupted:
+    """Run steps on a loop that an interrupt may leave, as a program does that goes on after it."""
+
+    def __init__(self) -> None:
+        self.loop = testing.VirtualTimeLoop()
+
+    def run(self, step: Coroutine[Any, Any, Any]) -> Any:
+        """Give what the step returned, or the kind of interrupt that came out of the loop."""
+        try:
+            return self.loop.run_until_complete(step)
+        except (KeyboardInterrupt, SystemExit) as error:
+            return type(error)
+
+    def __enter__(self) -> Interrupted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_while_a_batch_leaves_comes_once_and_hangs_nobody(kind: type[BaseException]):
+    """It goes to who runs the loop; the waiters get a `LoadCancelledError`, others their values."""
+    plan: list[list[Any]] = []
+    struck, other = recording([], name="users"), recording(plan)
+    key = Touchy()
+    waiters: list[asyncio.Future[Any]] = []
+
+    async def begin() -> None:
+        waiters.extend([struck.load(key), struck.load(2), other.load(3)])
+        # A key whose caller has gone is looked up when the batch leaves.
+        waiters[0].cancel()
+        key.when_hashed = raising(kind())
+        await ticks(40)
+
+    async def go_on() -> list[Any]:
+        with pytest.raises(LoadCancelledError, match=f"{kind.__name__} ended .* 'users'"):
+            await waiters[1]
+        return [await waiters[2], await struck.load(4)]
+
+    with Interrupted() as program:
+        assert kind is program.run(begin())
+        assert [3, 4] == program.run(go_on())
+    assert [[3]] == plan
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_while_a_task_is_made_comes_once_and_hangs_nobody(kind: type[BaseException]):
+    """A task factory that is interrupted leaves waiters settled and the loader usable."""
+    loader = recording([], name="users")
+    waiters: list[asyncio.Future[Any]] = []
+    interrupts: list[BaseException] = []
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        if interrupts:
+            raise interrupts.pop()
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def begin() -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        waiters.extend([loader.load(1), loader.load(1)])
+        interrupts.append(kind())
+        await ticks(40)
+
+    async def go_on() -> Any:
+        for waiter in waiters:
+            with pytest.raises(LoadCancelledError, match=f"{kind.__name__} ended .* 'users'"):
+                await waiter
+        return await loader.load(1)
+
+    with Interrupted() as program:
+        assert kind is program.run(begin())
+        assert 1 == program.run(go_on())
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_while_waiters_are_settled_comes_once_and_hangs_nobody(
+    kind: type[BaseException], patience: int
+):
+    """Whoever had no value yet gets a `LoadCancelledError`."""
+    key = Touchy()
+
+    async def load_fn(keys: list[Any]) -> list[Any]:
+        # The first time when results are put in order, the second when waiters get them.
+        key.patience = patience
+        key.when_hashed = raising(kind())
+        return keys
+
+    loader = DataLoader(load_fn, name="users")
+    waiters: list[asyncio.Future[Any]] = []
+
+    async def begin() -> None:
+        # Two callers of one key: the values are looked up by key.
+        waiters.extend([loader.load(key), loader.load(2), loader.load(2), loader.load(3)])
+        await ticks(40)
+
+    async def go_on() -> list[Any]:
+        return await asyncio.gather(*waiters, return_exceptions=True)
+
+    with Interrupted() as program:
+        assert kind is program.run(begin())
+        found = program.run(go_on())
+    assert [LoadCancelledError] * 4 == [type(error) for error in found]
+    assert {f"{kind.__name__} ended the load of loader 'users'"} == set(map(str, found))
