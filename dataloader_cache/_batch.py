@@ -388,9 +388,8 @@ class Batch:
             if not isinstance(error, Exception):
                 raise
             return
-        if not task.done():
-            self.task = task
-            self._pump.tasks.add(task)
+        self.task = task
+        self._pump.tasks.add(task)
         task.add_done_callback(self._on_task_done)
 
     def _close(self) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 import pytest
 
 from dataloader_cache import AsyncCache, AsyncLRU, DataLoader, testing
-from dataloader_cache.errors import ConfigurationError, LoadCancelledError
+from dataloader_cache._pump import QUIET_TICKS
+from dataloader_cache.errors import ConfigurationError, LoadCancelledError, LoaderClosedError
 
 
 async def echo(keys: list[Any]) -> list[Any]:
@@ -337,3 +340,179 @@ def test_an_interrupt_while_waiters_are_settled_comes_once_and_hangs_nobody(
         found = program.run(go_on())
     assert [LoadCancelledError] * 4 == [type(error) for error in found]
     assert {f"{kind.__name__} ended the load of loader 'users'"} == set(map(str, found))
+
+
+# Batches that leave at odd times
+
+
+async def test_a_batch_that_leaves_while_another_does_is_sent_once():
+    """What a key does when it is looked up may send a batch that leaves in the same tick."""
+    plan: list[list[Any]] = []
+    loader, other = recording([]), recording(plan)
+    key = Touchy()
+    loader.load(key).cancel()
+    waiters = [loader.load(2), other.load(3)]
+    key.when_hashed = other.dispatch
+
+    assert [2, 3] == await asyncio.gather(*waiters)
+    await ticks(20)
+    assert [[3]] == plan
+    assert (1, 1) == (other.stats.batches, other.stats.loads)
+
+
+async def test_a_load_that_failed_does_not_split_the_next_batch():
+    """The batch that it left empty ends without a trace, while the next one gathers its keys."""
+    plan: list[list[Any]] = []
+    loader = recording(plan)
+    key = Touchy()
+    # The memo looks it up first, and then the batch takes it.
+    key.patience, key.when_hashed = 1, raising(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        loader.load(key)
+    await ticks(QUIET_TICKS - 2)
+    first = loader.load_many([1])
+    await ticks(4)
+    second = loader.load(2)
+
+    assert [[1], 2] == [await first, await second]
+    assert [[1, 2]] == plan
+
+
+def own_tasks(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def test_a_loader_closed_before_its_function_was_called_does_not_call_it():
+    """Where a task factory puts the call off by a tick, closing in that tick is in time."""
+    plan: list[list[Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(own_tasks)
+        loader = recording(plan, max_batch_size=1)
+        waiter = loader.load(1)
+        await loader.aclose()
+        with pytest.raises(LoadCancelledError):
+            await waiter
+        await ticks(5)
+
+    testing.run_virtual(main)
+    assert [] == plan
+
+
+async def test_a_key_that_could_not_be_forgotten_is_asked_again():
+    """A failed batch is not remembered, though a key kept it from tidying up."""
+    key = Touchy()
+    plan: list[list[Any]] = []
+
+    async def load_fn(keys: list[Any]) -> list[Any]:
+        plan.append(list(keys))
+        if len(plan) == 1:
+            # Looked up to settle its callers, and again to be forgotten.
+            key.patience, key.when_hashed = 1, raising(ZeroDivisionError())
+            raise ValueError("at first")
+        return keys
+
+    loader = DataLoader(load_fn)
+    with pytest.raises(ValueError, match="at first"):
+        await loader.load(key)
+
+    assert key.when_hashed is nothing
+    assert key is await loader.load(key)
+    assert [[key], [key]] == plan
+
+
+class Parting:
+    """A value that loads something when it is freed, and notes how that went."""
+
+    def __init__(self, loader: DataLoader[Any, Any], notes: list[Any]) -> None:
+        self.loader = loader
+        self.notes = notes
+
+    def __del__(self) -> None:
+        try:
+            self.notes.append(self.loader.load(3))
+        except LoaderClosedError as error:
+            self.notes.append(str(error))
+
+
+async def test_a_load_from_a_finalizer_of_a_closing_loader_is_refused():
+    """Closing frees the values, and what they load then is not queued any more."""
+    notes: list[Any] = []
+
+    async def load_fn(keys: list[int]) -> list[Any]:
+        return [Parting(loader, notes) for _ in keys]
+
+    loader = DataLoader(load_fn, name="users")
+    await loader.load(1)
+    await ticks(1)
+    waiter = loader.load(2)
+    await loader.aclose()
+
+    assert ["loader 'users' was closed; make a new one"] == notes
+    with pytest.raises(LoadCancelledError):
+        await waiter
+
+
+@pytest.mark.parametrize("cache_key_fn", [None, str])
+async def test_none_is_no_key_for_any_method(cache_key_fn: Any):
+    """Loading, priming or forgetting None is refused before `cache_key_fn` sees it."""
+    loader: DataLoader[Any, Any] = DataLoader(echo, cache_key_fn=cache_key_fn, name="users")
+    refusal = "loader 'users' was given None as a key; leave it out"
+    for use in (
+        lambda: loader.load(None),
+        lambda: loader.load_many([1, None]),
+        lambda: loader.prime(None, 1),
+        lambda: loader.prime_many({1: 1, None: 1}),
+    ):
+        with pytest.raises(TypeError) as caught:
+            use()
+        assert refusal == str(caught.value)
+    assert 0 == loader.stats.loads
+    assert loader.peek(1) is None
+
+
+class OwnFuture(asyncio.Future[Any]):
+    """The future of a loop that has its own kind."""
+
+
+def test_a_loop_with_futures_of_its_own_kind_gives_those():
+    """A caller gets the loop's kind of future, for a miss and for a hit, and loads work."""
+
+    class OwnLoop(testing.VirtualTimeLoop):
+        def create_future(self) -> asyncio.Future[Any]:
+            return OwnFuture(loop=self)
+
+    async def main() -> None:
+        loader: DataLoader[int, int] = DataLoader(echo)
+        for _ in range(3):
+            waiters = [loader.load(1), loader.load(2)]
+            assert [OwnFuture] * 2 == [type(waiter) for waiter in waiters]
+            assert [1, 2] == [await waiter for waiter in waiters]
+        assert (6, 4) == (loader.stats.loads, loader.stats.hits)
+
+    loop = OwnLoop()
+    try:
+        loop.run_until_complete(main())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+def test_virtual_time_waits_for_other_threads(monkeypatch: pytest.MonkeyPatch):
+    """A loop with nothing else to do takes what a thread brings, and no time has passed."""
+    may_come = threading.Event()
+    select = selectors.DefaultSelector.select
+
+    def selecting(self: Any, timeout: float | None = None) -> Any:
+        if timeout:
+            may_come.set()
+        return select(self, timeout)
+
+    async def main() -> tuple[bool, float]:
+        loop = asyncio.get_running_loop()
+        came = await loop.run_in_executor(None, may_come.wait, 60.0)
+        await loop.shutdown_default_executor()
+        return came, loop.time()
+
+    monkeypatch.setattr(selectors.DefaultSelector, "select", selecting)
+    assert (True, 0.0) == testing.run_virtual(main)
