@@ -73,18 +73,21 @@ class Slots:
         node.blocked_on = limiter
         self._requests.setdefault(id(limiter), {})[node] = request
         self.match()
-        if not request.ready.done():
-            keeper = request.keeper = loop.create_task(self._keep(request))
-            self._tasks.add(keeper)
-            keeper.add_done_callback(lambda task: self._on_kept(request, task))
+        if request.ready.done():
+            return request.ready.result()
+        keeper = request.keeper = loop.create_task(self._keep(request))
+        self._tasks.add(keeper)
+        keeper.add_done_callback(lambda task: self._on_kept(request, task))
         try:
             return await request.ready
         except BaseException:
             self._withdraw(request)
             if not request.ready.cancelled() and request.ready.exception() is None:
                 self.release(request.ready.result())
-            elif request.keeper is not None:
-                request.keeper.cancel()
+            else:
+                keeper.cancel()
+                # Those behind it in the queue may be stuck, and had no turn while it was first.
+                self.match()
             raise
 
     def _withdraw(self, request: _Request) -> None:
@@ -128,27 +131,27 @@ class Slots:
         for queue in list(self._requests.values()):
             request = next(iter(queue.values()))
             if self._is_stuck(request.node):
-                self._lend(request, self._idle_slot(request))
+                self._lend(request, self._idle_slot(request.limiter))
 
-    def _lend(self, request: _Request, lender: Slot | None) -> None:
-        if lender is None:
-            return
+    def _lend(self, request: _Request, lender: Slot) -> None:
         if request.ready.done():
-            # Its batch was cancelled in this tick, and has not come to withdraw it yet.
-            self._withdraw(request)
+            # Its batch was cancelled in this tick, and comes to withdraw it in the next.
             return
         lender.guest = self._seat(request, lender)
         if request.keeper is not None:
             request.keeper.cancel()
 
-    def _idle_slot(self, request: _Request) -> Slot | None:
-        for slot in reversed(self._held):
-            if slot.limiter is request.limiter and slot.guest is None:
-                return slot
-        return None
+    def _idle_slot(self, limiter: Limiter) -> Slot:
+        """Give the latest slot without a guest; where any is held, a last guest has none."""
+        return next(
+            slot for slot in reversed(self._held) if slot.limiter is limiter and slot.guest is None
+        )
 
     def _is_stuck(self, node: Node) -> bool:
-        """Tell whether nothing that `node` needs, over waits and slots, runs by itself."""
+        """Tell whether nothing that `node` needs, over waits and slots, runs by itself.
+
+        A queueing node is stuck only behind a slot that somebody holds.
+        """
         reached = {node}
         stack = [node]
         while stack:

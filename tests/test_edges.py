@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NoReturn
 
 import pytest
 
 from dataloader_cache import AsyncCache, AsyncLRU, DataLoader, testing
+from dataloader_cache._flight import Node, find_chain
 from dataloader_cache._pump import QUIET_TICKS
 from dataloader_cache.errors import ConfigurationError, LoadCancelledError, LoaderClosedError
 
@@ -516,3 +517,169 @@ def test_virtual_time_waits_for_other_threads(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(selectors.DefaultSelector, "select", selecting)
     assert (True, 0.0) == testing.run_virtual(main)
+
+
+# Slots
+
+
+class Turnstile:
+    """A limiter that lets one batch in at a time, and counts."""
+
+    def __init__(self) -> None:
+        self.semaphore = asyncio.Semaphore(1)
+        self.entered = self.left = self.refusals = 0
+        self.when_entered: Callable[[], object] = nothing
+
+    async def __aenter__(self) -> None:
+        while True:
+            try:
+                await self.semaphore.acquire()
+                break
+            except asyncio.CancelledError:
+                # Stubborn: it does not give up its place in the queue.
+                self.refusals += 1
+        self.entered += 1
+        await asyncio.sleep(0)
+        self.when_entered()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.semaphore.release()
+        self.left += 1
+
+
+async def test_a_slot_that_comes_as_its_batch_ends_is_given_back():
+    """A caller that leaves just when its batch is let in takes no slot with it."""
+    plan: list[list[Any]] = []
+    turnstile = Turnstile()
+    loader = recording(plan, limiter=turnstile)
+    waiter = loader.load(1)
+    turnstile.when_entered = waiter.cancel
+    await ticks(30)
+    turnstile.when_entered = nothing
+
+    assert waiter.cancelled()
+    assert ([], 1, 1) == (plan, turnstile.entered, turnstile.left)
+    assert 2 == await loader.load(2)
+    assert [[2]] == plan
+
+
+async def test_a_limiter_that_does_not_stop_queueing_gets_its_slot_back_at_once():
+    """What is let in for a batch that has gone calls nothing, and reports nothing."""
+    reports: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    plan: list[list[Any]] = []
+    turnstile = Turnstile()
+    loader = recording(plan, limiter=turnstile)
+    async with turnstile:
+        waiter = loader.load(1)
+        await ticks(30)
+        waiter.cancel()
+        await ticks(5)
+        assert (1, 1) == (turnstile.refusals, turnstile.entered)
+
+    assert 2 == await loader.load(2)
+    await ticks(5)
+    assert [[2]] == plan
+    assert (3, 3) == (turnstile.entered, turnstile.left)
+    assert [] == reports
+
+
+async def test_joining_a_queued_batch_in_the_tick_of_its_cancellation_is_harmless():
+    """The joiner is told that the load was cancelled, and the slots stay in order."""
+    limiter = asyncio.Semaphore(1)
+    inner = recording([], limiter=limiter, name="inner")
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def load_fn(keys: list[int]) -> list[int]:
+        started.set()
+        await go.wait()
+        (task,) = [t for t in asyncio.all_tasks() if t.get_name() == "batch of inner"]
+        task.cancel()
+        return await inner.load_many(keys)
+
+    outer = DataLoader(load_fn, limiter=limiter)
+    first = outer.load(1)
+    await started.wait()
+    second = inner.load(1)
+    await ticks(20)
+    go.set()
+
+    found = await asyncio.gather(first, second, return_exceptions=True)
+    assert [LoadCancelledError] * 2 == [type(error) for error in found]
+    assert 2 == await inner.load(2)
+    await ticks(3)
+    assert not limiter.locked()
+
+
+class Counted(Node):
+    """A node that counts how often its edges are followed."""
+
+    __slots__ = ("visits",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.visits = 0
+
+    def edges(self) -> Iterator[tuple[Node, object]]:
+        self.visits += 1
+        return super().edges()
+
+
+@pytest.mark.parametrize("find", ["a chain", "a slot"])
+@pytest.mark.loop_kinds("asyncio")
+async def test_many_ways_to_one_load_are_followed_once(find: str):
+    """Twenty diamonds in a row have a million ways through them, and 61 nodes."""
+    waiter = asyncio.get_running_loop().create_future()
+    top = here = Counted("top")
+    nodes = [top]
+    for _ in range(20):
+        below = Counted("below")
+        for name in ("left", "right"):
+            side = Counted(name)
+            here.add_edge(side, waiter, 1)
+            side.add_edge(below, waiter, 1)
+            nodes.append(side)
+        nodes.append(below)
+        here = below
+
+    if find == "a chain":
+        assert find_chain(top, Node("elsewhere"), 1) is None
+    else:
+        assert top.first_waited_for({}) is None
+    assert [1] * 61 == [node.visits for node in nodes]
+
+
+async def test_batches_that_leave_two_queues_at_once_leave_nobody_stuck():
+    """Two holders that wait for each other's queue are let on behind what was cancelled there."""
+    left, right = asyncio.Semaphore(1), asyncio.Semaphore(1)
+    gone = [recording([], limiter=left), recording([], limiter=right)]
+    behind_left, behind_right = recording([], limiter=left), recording([], limiter=right)
+    go_left, go_right = asyncio.Event(), asyncio.Event()
+
+    async def left_fn(keys: list[int]) -> list[int]:
+        await go_left.wait()
+        return await behind_right.load_many(keys)
+
+    async def right_fn(keys: list[int]) -> list[int]:
+        await go_right.wait()
+        return await behind_left.load_many(keys)
+
+    waiters = [
+        DataLoader(left_fn, limiter=left).load(1),
+        DataLoader(right_fn, limiter=right).load(1),
+    ]
+    await ticks(20)
+    deserters = [loader.load(1) for loader in gone]
+    await ticks(20)
+    waiters.append(behind_right.load(1))
+    await ticks(20)
+    go_right.set()
+    await ticks(20)
+    # In one tick the first of both queues are cancelled, and then the circle of holders closes.
+    for deserter in deserters:
+        deserter.cancel()
+    go_left.set()
+
+    assert [1, 1, 1] == await asyncio.wait_for(asyncio.gather(*waiters), 20)
+    await ticks(3)
+    assert (False, False) == (left.locked(), right.locked())
