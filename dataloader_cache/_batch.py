@@ -238,9 +238,9 @@ class Batch:
         self.loop = loop
         self.is_open = True
         self.flight = Flight(self)
-        self.node = Node(state.name)
         # Cache key to the waiter of its first load, in the order of the first loads.
         self.waiters: dict[Hashable, Future[Any]] = {}
+        self.node = Node(state.name, self.waiters)
         # Cache key to key, where the two differ.
         self.originals = originals
         # Cache key to the waiters of all its later loads.
@@ -644,6 +644,7 @@ class Batch:
         self.flight.results = results if kept is None else kept
         self.flight.batch = None
         self.node.is_settled = True
+        self.node.keys = ()
         if self._handle is not None:
             self._handle.cancel()
         self._pump.live.discard(self)

@@ -10,27 +10,32 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any
 
 __all__ = ["Node", "current_node", "enclosing", "find_chain"]
 
 _PRUNE_FROM = 16
+# How many other keys of a batch a deadlock's chain names.
+_SHOWN = 3
 
 
 class Node:
     """Stand for one call of a user's function in the wait-for graph.
 
-    It holds no keys and no values: contexts that outlive the call keep it alive. `is_settled`
-    says that nobody waits for it any more, `has_ended` that its function has returned; a
-    function may go on for a while after its waiters were settled, and load in its clean-up.
+    `is_settled` says that nobody waits for it any more, `has_ended` that its function has
+    returned; a function may go on for a while after its waiters were settled, and load in its
+    clean-up. `keys` are those of the call, if they are known, until it is settled: contexts that
+    outlive the call keep the node alive, and it must keep alive neither keys nor values then.
     """
 
-    __slots__ = ("_prune_at", "_waits", "blocked_on", "has_ended", "is_settled", "name")
+    __slots__ = ("_prune_at", "_waits", "blocked_on", "has_ended", "is_settled", "keys", "name")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, keys: Collection[object] = ()) -> None:
         self.name = name
+        self.keys = keys
         self.is_settled = False
         self.has_ended = False
         self.blocked_on: object | None = None
@@ -46,6 +51,16 @@ class Node:
                 del waits[other]
             self._prune_at = max(_PRUNE_FROM, 2 * len(waits))
         waits.setdefault(target, []).append((waiter, key))
+
+    def label(self, key: object) -> str:
+        """Name a key of the call, and those beside it: who waits for one waits for all."""
+        others = [repr(other) for other in islice(self.keys, _SHOWN + 2) if other != key]
+        if not others:
+            return f"{self.name}[{key!r}]"
+        shown = ", ".join(others[:_SHOWN])
+        more = len(self.keys) - 1 - _SHOWN
+        rest = f" and {more} more" if more > 0 else ""
+        return f"{self.name}[{key!r}, in a batch with {shown}{rest}]"
 
     def edges(self) -> Iterator[tuple[Node, object]]:
         """Give each node that this one waits for now, with a key that it waits for there."""
@@ -90,7 +105,7 @@ def enclosing() -> Node | None:
 def find_chain(source: Node, target: Node, key: object) -> str | None:
     """Describe the chain from `target` over `key` of `source` back to `target`, if there is one."""
     if source is target:
-        return f"{target.name}[{key!r}] -> {target.name}[{key!r}]"
+        return f"{target.label(key)} -> {target.name}[{key!r}]"
     reached: dict[Node, tuple[Node | None, object]] = {source: (None, key)}
     stack = [source]
     while stack:
@@ -106,10 +121,10 @@ def find_chain(source: Node, target: Node, key: object) -> str | None:
 
 
 def _describe(reached: dict[Node, tuple[Node | None, object]], target: Node) -> str:
-    steps: list[str] = []
+    steps = [f"{target.name}[{reached[target][1]!r}]"]
     node: Node | None = target
     while node is not None:
         before, key = reached[node]
-        steps.append(f"{node.name}[{key!r}]")
+        steps.append(node.label(key))
         node = before
-    return " -> ".join([steps[0], *reversed(steps)])
+    return " -> ".join([steps[1], *reversed(steps[2:]), steps[0]])

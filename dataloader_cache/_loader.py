@@ -558,7 +558,7 @@ class DataLoader(Generic[K, V]):
         if chain is not None:
             return LoaderDeadlockError(
                 f"loader {self._state.name!r} would wait for itself: {chain}; a batch function "
-                f"can't load a key of its own batch"
+                f"can't load a key of its own batch, so have it find that value itself"
             )
         node.add_edge(batch.node, waiter, key)
         self._pump.slots.match()

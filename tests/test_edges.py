@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NoReturn
 
@@ -683,3 +685,24 @@ async def test_batches_that_leave_two_queues_at_once_leave_nobody_stuck():
     assert [1, 1, 1] == await asyncio.wait_for(asyncio.gather(*waiters), 20)
     await ticks(3)
     assert (False, False) == (left.locked(), right.locked())
+
+
+async def test_a_task_that_outlives_its_batch_keeps_no_keys_alive():
+    """What a batch function leaves running holds its place in the chain, not what was asked."""
+    go = asyncio.Event()
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def load_fn(keys: list[Any]) -> list[int]:
+        tasks.append(asyncio.create_task(go.wait()))
+        return [1 for _ in keys]
+
+    key = Touchy()
+    watch = weakref.ref(key)
+    assert 1 == await DataLoader(load_fn).load(key)
+    del key
+    await ticks(3)
+    gc.collect()
+
+    assert watch() is None
+    go.set()
+    assert [True] == await asyncio.gather(*tasks)

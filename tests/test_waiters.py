@@ -1317,6 +1317,60 @@ async def test_w4_a_batch_function_that_loads_its_own_key_is_told():
     assert "17" in str(caught.value)
 
 
+OWN_BATCH = "a batch function can't load a key of its own batch, so have it find that value itself"
+
+
+async def chain_of(waiter: Any) -> str:
+    """Give the chain that a deadlock's message names, without what stands around it."""
+    with pytest.raises(LoaderDeadlockError) as caught:
+        await within(waiter)
+    start, _, rest = str(caught.value).partition(" would wait for itself: ")
+    chain, _, advice = rest.partition("; ")
+    assert ("loader 'users'", OWN_BATCH) == (start, advice)
+    return chain
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted", "chain"),
+    [
+        ([1], 1, "users[1] -> users[1]"),
+        ([1, 2], 2, "users[2, in a batch with 1] -> users[2]"),
+        ([1, 2, 3, 4], 2, "users[2, in a batch with 1, 3, 4] -> users[2]"),
+        ([1, 2, 3, 4, 5], 4, "users[4, in a batch with 1, 2, 3 and 1 more] -> users[4]"),
+        (list(range(100)), 99, "users[99, in a batch with 0, 1, 2 and 96 more] -> users[99]"),
+    ],
+)
+@pytest.mark.parametrize("is_many", [False, True], ids=["load", "load_many"])
+async def test_w4_the_error_says_which_keys_were_in_one_batch(
+    keys: list[int], wanted: int, chain: str, is_many: bool
+):
+    """Where a key waits for another of its batch, the chain shows both and says why."""
+
+    async def load_fn(keys: list[int]) -> Any:
+        return await loader.load_many([wanted]) if is_many else [await loader.load(wanted)]
+
+    loader: DataLoader[int, int] = DataLoader(load_fn, name="users")
+
+    assert chain == await chain_of(loader.load_many(keys))
+
+
+async def test_w4_the_error_says_which_keys_of_a_longer_circle_were_in_one_batch():
+    """A circle may go in by one key of a batch and out by another; the chain shows both."""
+
+    async def users_fn(keys: list[str]) -> list[Any]:
+        return [await books.load("Emma") if key == "ben" else key for key in keys]
+
+    async def books_fn(keys: list[str]) -> list[Any]:
+        return await users.load_many(["ann" for _ in keys])
+
+    users: DataLoader[str, Any] = DataLoader(users_fn, name="users")
+    books: DataLoader[str, Any] = DataLoader(books_fn, name="books")
+
+    assert "books['Emma'] -> users['ann', in a batch with 'ben'] -> books['Emma']" == (
+        await chain_of(users.load_many(["ann", "ben"]))
+    )
+
+
 async def test_w4_the_error_comes_at_once():
     """The deadlock is found when the load is made, within a tick or two."""
     seen: list[Any] = []
