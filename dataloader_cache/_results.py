@@ -60,7 +60,11 @@ def as_error(error: BaseException, owner: str) -> BaseException:
     """Make of an error one that a future can carry without being taken for something else."""
     changed: Exception
     if isinstance(error, asyncio.CancelledError):
-        changed = LoadCancelledError(f"the load of {owner} was cancelled from inside")
+        changed = LoadCancelledError(
+            f"the load of {owner} was cancelled from inside: its function gave a CancelledError, "
+            f"as happens when something that it awaits is cancelled; load again, or catch that in "
+            f"the function and raise an error that says what went wrong"
+        )
     elif isinstance(error, StopIteration):
         changed = RuntimeError(f"a function of {owner} gave a StopIteration")
     else:

@@ -645,7 +645,12 @@ async def test_r4_a_cancelled_error_of_the_batch_function_becomes_load_cancelled
         assert isinstance(error, LoadCancelledError)
         assert isinstance(error, DataLoaderCacheError)
         assert not isinstance(error, asyncio.CancelledError)
-        assert "users" in str(error)
+        assert isinstance(error.__cause__, asyncio.CancelledError)
+        assert (
+            "the load of loader 'users' was cancelled from inside: its function gave a "
+            "CancelledError, as happens when something that it awaits is cancelled; load again, "
+            "or catch that in the function and raise an error that says what went wrong"
+        ) == str(error)
 
 
 async def test_r4_a_cancelled_error_raised_when_called_becomes_load_cancelled_error():
