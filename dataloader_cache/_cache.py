@@ -802,12 +802,17 @@ class AsyncCache:
         flight.load.cancel_if_deserted()
 
     def _soften(self, flight: _Flight) -> None:
-        """Serve the stale value to those who wait, and let the load go on."""
+        """Serve the stale value, or what was set since, to those who wait; the load goes on."""
         entry = self._data.get(flight.key)
-        if entry is not None and self._clock() < entry.expires_at + self._stale_ttl:
+        now = self._clock()
+        # Before the times, as in `get`.
+        value = None if entry is None else entry.value
+        if entry is not None and now < entry.expires_at + self._stale_ttl:
             flight.is_soft = True
             waiters, flight.waiters = flight.waiters, []
-            self._stale_hits += sum(deliver(waiter, entry.value, set()) for waiter in waiters)
+            served = sum(deliver(waiter, value, set()) for waiter in waiters)
+            if now >= entry.expires_at:
+                self._stale_hits += served
 
     # -- the store, with the lock held
 

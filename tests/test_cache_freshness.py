@@ -294,6 +294,25 @@ def test_s1_a_slow_load_is_answered_by_the_stale_value_after_soft_timeout():
     virtual(main)
 
 
+def test_s1_a_value_that_was_set_during_a_slow_load_is_no_stale_hit():
+    """Who waits when `soft_timeout` ends gets what was set meanwhile, and that is fresh."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        cache = stale_cache(loop.time, soft_timeout=1)
+        source = Source()
+        source.seconds = 3
+        await asyncio.sleep(15)
+        waiting = asyncio.ensure_future(cache.get("a", source.load))
+        await asyncio.sleep(0.5)
+        cache.set("a", "set")
+        assert "set" == await waiting
+        assert 16.0 == pytest.approx(loop.time())
+        assert 0 == cache.stats.stale_hits
+
+    virtual(main)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_s1_soft_timeout_holds_for_every_way_to_get(way: str):
     """Batches that exceed `soft_timeout` are answered by stale values, too."""
