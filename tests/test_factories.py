@@ -249,7 +249,6 @@ async def test_a_bound_method_can_be_declared():
         pytest.param(lambda keys: keys, id="lambda"),
         pytest.param(not_async, id="sync"),
         pytest.param(yielding, id="async generator"),
-        pytest.param(DataLoader, id="class"),
     ],
 )
 @pytest.mark.parametrize(
