@@ -1132,7 +1132,9 @@ class Guarded:
             assert "value" == await within(self.cache.get(key, source.load))
 
 
-@pytest.mark.parametrize("loader", ["text", 5, ["x"], object()], ids=repr)
+@pytest.mark.parametrize(
+    "loader", ["text", 5, ["x"], object()], ids=lambda value: type(value).__name__
+)
 async def test_a_loader_that_is_not_callable_is_an_error(loader: Any):
     """What can't be called is no loader, and the error says what came."""
     guarded = Guarded()
@@ -1282,7 +1284,7 @@ async def test_a_wrong_shape_loses_nothing():
     await guarded.check("a", "b")
 
 
-@pytest.mark.parametrize("tags", [5, object()], ids=repr)
+@pytest.mark.parametrize("tags", [5, object()], ids=lambda value: type(value).__name__)
 async def test_tags_that_are_none_are_an_error(tags: Any):
     """Tags that can't be iterated are an error of ours."""
     guarded = Guarded()

@@ -229,10 +229,10 @@ def a_request_factory_has_no_cache() -> None:
 
 
 def what_is_provided_must_fit() -> None:
-    listed_users.provides(users_by_email, key=number_of)  # type: ignore[arg-type, misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    listed_users.provides(to_list, key=email_of)  # type: ignore[call-overload, misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    listed_users.provides(users_by_email)  # type: ignore[call-overload, misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    users_by_email.provides(rates, key=number_of)  # type: ignore[arg-type, misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    listed_users.provides(users_by_email, key=number_of)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    listed_users.provides(to_list, key=email_of)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    listed_users.provides(users_by_email)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    users_by_email.provides(rates, key=number_of)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def a_scope_gives_loaders_of_factories_only(scope: LoaderScope) -> None:
