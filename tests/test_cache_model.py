@@ -774,6 +774,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.perform([get])
         self.perform([change, finish])
 
+    @rule(key=KEYS, tag=st.sampled_from(TAGS), finish=FINISH)
+    def a_tag_is_invalidated_in_flight(self, key: Any, tag: str, finish: Any) -> None:
+        self.perform([("get", key, "single", ABSENT, by_parity)])
+        self.perform([("invalidate_tag", tag)])
+        self.perform([finish])
+
     @rule(get=GETS, change=CHANGES, seconds=SECONDS)
     def a_value_grows_old(self, get: Any, change: Any, seconds: float) -> None:
         self.perform([("set", get[1], False, 1.0, ())])
