@@ -243,6 +243,44 @@ async def test_a_bound_method_can_be_declared():
         assert (1, "request") == await within(users.load(1))
 
 
+async def test_the_context_may_have_a_default():
+    """A context with a default is given where there is one, and asked for nowhere."""
+
+    @dataloader
+    async def users(keys: list[int], context: Any = "default") -> list[Any]:
+        return [context for _ in keys]
+
+    async with LoaderScope():
+        assert "default" == await within(users.load(1))
+    async with LoaderScope("request"):
+        assert "request" == await within(users.load(1))
+
+
+async def test_a_decorator_can_be_used_for_several_functions():
+    """Options that are kept in a variable hold for each function that they decorate."""
+    declare = dataloader(max_batch_size=1)
+    shared = dataloader.shared(ttl=None, public=True, max_batch_size=1, maxsize=1)
+    for decorate in (declare, shared):
+        plan: list[Any] = []
+
+        async def users(keys: list[int], plan: list[Any] = plan) -> list[int]:
+            plan.append(("users", list(keys)))
+            return keys
+
+        async def posts(keys: list[int], plan: list[Any] = plan) -> list[int]:
+            plan.append(("posts", list(keys)))
+            return keys
+
+        one, other = decorate(users), decorate(posts)
+        assert ("users", "posts") == (one.name, other.name)
+        async with LoaderScope():
+            await within(one.load_many([1, 2]))
+            await within(other.load_many([1, 2]))
+        assert [("users", [1]), ("users", [2]), ("posts", [1]), ("posts", [2])] == plan
+    assert one.cache is not other.cache
+    assert (1, 1) == (len(one.cache), len(other.cache))
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -1047,6 +1085,30 @@ async def test_o6_a_group_loader_takes_the_options():
     assert [("articles", [1]), ("articles", [2])] == recorder.plan
 
 
+async def test_o6_a_group_loader_groups_by_cache_key():
+    """With a `cache_key_fn` rows go to the key with which they have that in common."""
+    plan: list[list[Any]] = []
+    rows = [Post(1, "Ann"), Post(2, "BEN"), Post(3, "ann")]
+    posts = grouped(rows, plan, cache_key_fn=str.lower)
+    async with LoaderScope():
+        found = await outcomes(posts.load("ANN"), posts.load("ann"), posts.load("ben"))
+    assert [[rows[0], rows[2]], [rows[0], rows[2]], [rows[1]]] == found
+    assert [["ANN", "ben"]] == plan
+
+
+async def test_d4_a_group_function_that_mutates_its_list_hurts_nobody():
+    """The keys that rows are grouped by are the loader's own."""
+
+    @group_dataloader(by="author_id")
+    async def posts(keys: list[int]) -> list[Post]:
+        rows = [Post(key, key) for key in keys]
+        keys.clear()
+        return rows
+
+    async with LoaderScope():
+        assert [[Post(1, 1)], [Post(2, 2)]] == await within(posts.load_many([1, 2]))
+
+
 @pytest.mark.parametrize("by", [3, None, ["author_id"]])
 def test_o6_by_must_be_a_name_or_a_function(by: Any):
     """Anything else is refused at the declaration."""
@@ -1190,6 +1252,140 @@ async def test_o7_values_are_provided_to_their_own_scope():
         await within(outer[users].load(1))
         assert users_by_email.peek("ann@x") is None
         assert "ann@x" == outer[users_by_email].peek("ann@x").email
+
+
+async def test_o7_what_was_cleared_meanwhile_is_not_provided():
+    """A value that was read before its key was cleared elsewhere does not come back."""
+    plan: list[Any] = []
+    go = asyncio.Event()
+    _, users_by_email = people(plan)
+
+    @dataloader
+    async def slow(keys: list[int]) -> dict[int, User]:
+        plan.append("slow")
+        rows = {key: User(key, "ann@x") for key in keys}
+        await go.wait()
+        return rows
+
+    slow.provides(users_by_email, key=lambda user: user.email)
+    async with LoaderScope():
+        waiting = slow.load(1)
+        await until(lambda: plan)
+        users_by_email.clear("ann@x")
+        go.set()
+        await within(waiting)
+        assert users_by_email.peek("ann@x") is None
+        await within(users_by_email.load("ann@x"))
+    assert ["slow", ["ann@x"]] == plan
+
+
+@pytest.mark.parametrize("way", ["clear", "reset", "prime"])
+async def test_o7_what_was_forgotten_by_its_own_loader_is_not_provided(way: str):
+    """A value that its own loader must not remember any more is not given to others either."""
+    plan: list[Any] = []
+    go = asyncio.Event()
+    _, users_by_email = people(plan)
+
+    @dataloader
+    async def slow(keys: list[int]) -> dict[int, User]:
+        plan.append("slow")
+        rows = {key: User(key, "ann@x") for key in keys}
+        await go.wait()
+        return rows
+
+    slow.provides(users_by_email, key=lambda user: user.email)
+    async with LoaderScope() as scope:
+        waiting = slow.load(1)
+        await until(lambda: plan)
+        if way == "clear":
+            slow.clear(1)
+        elif way == "reset":
+            scope.reset()
+        else:
+            slow.prime(1, User(1, "newer@x"))
+        go.set()
+        assert "ann@x" == (await within(waiting)).email
+        assert users_by_email.peek("ann@x") is None
+
+
+async def test_o7_values_are_provided_again_after_a_reset():
+    """A scope that was reset, for a new event perhaps, provides as a new one does."""
+    plan: list[Any] = []
+    users, users_by_email = people(plan)
+    users.provides(users_by_email, key=lambda user: user.email)
+    async with LoaderScope() as scope:
+        await within(users.load(1))
+        users_by_email.clear("ann@x")
+        scope.reset()
+        await within(users.load(1))
+        await within(users_by_email.load("ann@x"))
+    assert [[1], [1]] == plan
+
+
+async def test_o7_values_beside_an_error_are_provided():
+    """An error in one key's place keeps no other key's value from being provided."""
+    plan: list[Any] = []
+    _, users_by_email = people(plan)
+
+    @dataloader
+    async def some(keys: list[int]) -> list[Any]:
+        return [User(key, "ann@x") if key == 1 else Broken() for key in keys]
+
+    some.provides(users_by_email, key=lambda user: user.email)
+    async with LoaderScope():
+        ann, error = await within(some.load_many([1, 2], return_exceptions=True))
+        assert isinstance(error, Broken)
+        assert ann is await within(users_by_email.load("ann@x"))
+    assert [] == plan
+
+
+async def test_o7_a_loader_without_memo_provides_too():
+    """What a loader does not remember itself it can still provide."""
+    plan: list[Any] = []
+    _, users_by_email = people(plan)
+
+    @dataloader(cache=False)
+    async def fresh(keys: list[int]) -> list[User]:
+        return [User(key, "ann@x") for key in keys]
+
+    fresh.provides(users_by_email, key=lambda user: user.email)
+    async with LoaderScope():
+        ann = await within(fresh.load(1))
+        assert ann is await within(users_by_email.load("ann@x"))
+    assert [] == plan
+
+
+@pytest.mark.parametrize("keys", ["raises", "is not hashable"])
+async def test_o7_a_value_that_can_t_be_provided_is_reported(keys: str):
+    """When the key function fails, its loader's callers get their values all the same."""
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    users, users_by_email = people([])
+
+    def key(user: User) -> Any:
+        if keys == "raises":
+            raise Broken
+        return [user.email]
+
+    users.provides(users_by_email, key=key)
+    async with LoaderScope():
+        assert [1, 2] == [user.id for user in await within(users.load_many([1, 2]))]
+    (report,) = reports
+    assert (Broken if keys == "raises" else TypeError) is type(report["exception"])
+    assert "'users'" in report["message"]
+
+
+async def test_o7_a_factory_that_has_no_loader_here_is_left_out():
+    """A factory that can't be used in a scope for want of a context stops no other one's load."""
+    users, _ = people([])
+
+    @dataloader
+    async def with_context(keys: list[str], context: Any) -> list[Any]:
+        return keys
+
+    users.provides(with_context, key=lambda user: user.email)
+    async with LoaderScope():
+        assert 1 == (await within(users.load(1))).id
 
 
 @pytest.mark.parametrize("other", [None, of_keys, "users"])

@@ -254,6 +254,16 @@ async def test_a_scope_is_entered_once(first: str, second: str):
     assert LoaderScope.current(None) is None
 
 
+async def test_a_scope_that_was_not_entered_has_no_loaders():
+    """A scope gives loaders from its entry on, since batches run in the context of that."""
+    users = tenfold([])
+    scope = LoaderScope()
+    with pytest.raises(NoScopeError, match="entered"):
+        scope[users]
+    async with scope:
+        assert 10 == await within(scope[users].load(1))
+
+
 async def test_a_scope_that_was_closed_before_is_not_entered():
     """A scope that was closed before it was entered is not opened any more."""
     scope = LoaderScope()
@@ -387,6 +397,27 @@ async def test_o2_a_task_that_outlives_the_scope_may_open_its_own():
     go.set()
 
     assert [10] == await outcomes(task)
+
+
+async def test_o2_a_task_that_outlives_the_scope_is_where_it_was_after_its_own():
+    """Behind a scope that a late task has opened, its old scope is still closed and none other."""
+    plan: list[list[int]] = []
+    users = tenfold(plan)
+    go = asyncio.Event()
+
+    async def late() -> int:
+        await go.wait()
+        async with LoaderScope():
+            pass
+        return await users.load(1)
+
+    async with LoaderScope():
+        async with LoaderScope():
+            task = asyncio.create_task(late())
+            await ticks(3)
+        go.set()
+        assert [NoScopeError] == [type(error) for error in await outcomes(task)]
+    assert [] == plan
 
 
 # Loaders of a scope
@@ -739,6 +770,13 @@ async def test_o4_the_factory_s_own_limiter_counts_too():
     """A batch runs inside both limiters, the factory's own and the scope's."""
     assert 1 == await measured(asyncio.Semaphore(2), limiter=asyncio.Semaphore(1))
     assert 1 == await measured(asyncio.Semaphore(1), limiter=asyncio.Semaphore(2))
+
+
+async def test_o4_the_same_limiter_for_both_is_taken_once():
+    """A batch does not wait for the slot that it holds already."""
+    semaphore = asyncio.Semaphore(1)
+    assert 1 == await measured(semaphore, limiter=semaphore)
+    assert not semaphore.locked()
 
 
 async def test_o4_scopes_with_limiters_of_their_own_do_not_wait_for_each_other():
@@ -1246,11 +1284,17 @@ async def test_o2_a_plain_with_around_a_yield_is_refused_too():
         await asyncio.create_task(take(iterator))
 
 
-async def test_o2_an_exception_on_its_way_is_not_replaced():
+@pytest.mark.parametrize("kind", ["with", "async with"])
+async def test_o2_an_exception_on_its_way_is_not_replaced(kind: str):
     """A scope left in another context by an exception lets that exception out."""
     scopes: list[LoaderScope] = []
 
     async def events() -> AsyncIterator[int]:
+        if kind == "with":
+            with LoaderScope() as scope:
+                scopes.append(scope)
+                yield 1
+                raise Broken
         async with LoaderScope() as scope:
             scopes.append(scope)
             yield 1
@@ -1496,23 +1540,27 @@ async def test_closing_an_activated_scope_cancels_what_runs():
 
 
 async def test_d7_an_activated_scope_runs_its_batches_where_it_was_first_activated():
-    """Later activations elsewhere don't change the context of the batches."""
-    seen: list[str] = []
+    """Later activations elsewhere change the context of no batch, nor of a loader made then."""
+    seen: list[tuple[str, str]] = []
 
-    @dataloader
-    async def users(keys: list[int]) -> list[int]:
-        seen.append(tenant.get())
-        return keys
+    def declare(name: str) -> Any:
+        async def load_fn(keys: list[int]) -> list[int]:
+            seen.append((name, tenant.get()))
+            return keys
 
-    async def step(name: str, key: int) -> None:
+        return dataloader(name=name)(load_fn)
+
+    async def step(name: str, *factories: Any) -> None:
         tenant.set(name)
         scope.activate()
-        await users.load(key)
+        for number, factory in enumerate(factories):
+            await factory.load((name, number))
 
+    users, posts = declare("users"), declare("posts")
     scope = LoaderScope()
-    await within(in_no_context(step("first", 1)))
-    await within(in_no_context(step("second", 2)))
-    assert ["first", "first"] == seen
+    await within(in_no_context(step("first", users)))
+    await within(in_no_context(step("second", users, posts)))
+    assert [("users", "first"), ("users", "first"), ("posts", "first")] == seen
     await scope.aclose()
 
 
