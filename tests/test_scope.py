@@ -18,6 +18,7 @@ from dataloader_cache.errors import (
     ConfigurationError,
     LoadCancelledError,
     LoaderClosedError,
+    LoopError,
     NoScopeError,
 )
 from dataloader_cache.testing import BatchRecorder, run_virtual
@@ -1035,6 +1036,21 @@ async def test_a_loader_of_a_closed_scope_is_closed():
     assert [[1]] == plan
 
 
+async def test_a_closed_scope_makes_no_loader_for_new_args():
+    """What `scope[factory]` gave for a factory with args gives nothing once the scope is closed."""
+
+    @dataloader(args=str)
+    async def prices(keys: list[int], args: str) -> list[int]:
+        return keys
+
+    async with LoaderScope() as scope:
+        loaders = scope[prices]
+        await within(loaders("EUR").load(1))
+    for args in ("EUR", "USD"):
+        with pytest.raises((NoScopeError, LoaderClosedError), match="closed"):
+            loaders(args).load(2)
+
+
 async def test_a_batch_function_that_is_cancelled_by_closing_loads_no_more():
     """What a batch function tries to load while its scope closes is refused, and does not hang."""
     gate = Gate()
@@ -1119,8 +1135,9 @@ async def test_o3_an_async_exit_waits_for_what_close_has_cancelled():
         await within(function.started.wait())
         scope.close()
         assert not function.ended
-    assert function.ended
+    ended = function.ended
     await outcomes(waiting)
+    assert ended
 
 
 @pytest.mark.parametrize("kind", ["with", "close"])
@@ -1525,6 +1542,21 @@ async def test_a_closed_scope_can_be_deactivated():
         assert outer is LoaderScope.current()
 
 
+@pytest.mark.parametrize("state", ["open", "closed"])
+async def test_a_scope_can_be_left_where_another_one_was_not_deactivated(state: str):
+    """Who activates a scope need not deactivate it for the scope around it to be left."""
+    inner = LoaderScope()
+    with LoaderScope() as outer:
+        async with LoaderScope() as middle:
+            inner.activate()
+            if state == "closed":
+                inner.close()
+        assert outer is LoaderScope.current()
+    assert middle.is_closed
+    assert LoaderScope.current(None) is None
+    inner.close()
+
+
 async def test_closing_an_activated_scope_cancels_what_runs():
     """A scope that was never entered by a block is closed like any other."""
     gate = Gate()
@@ -1594,6 +1626,39 @@ def test_scopes_of_two_threads_never_mix():
         thread.join()
     assert {10: [10, 20], 100: [100, 200]} == results
     assert [(10, [1, 2]), (100, [1, 2])] == sorted(seen)
+
+
+def test_w6_one_scope_does_not_serve_one_loop_after_the_other():
+    """A loader of a scope belongs to the loop of its first load; another one is told so."""
+    users = tenfold([])
+
+    async def main() -> int:
+        return await users.load(1)
+
+    async def other() -> int:
+        return await users.load(2)
+
+    with LoaderScope():
+        assert 10 == asyncio.run(main())
+        with pytest.raises(LoopError, match="'users'"):
+            asyncio.run(other())
+
+
+def test_a_scope_can_be_closed_when_its_loop_is():
+    """A scope around `asyncio.run` closes over what that has left behind."""
+    gate = Gate()
+    users = gate.declare()
+    waiting: list[Any] = []
+
+    async def main() -> None:
+        waiting.append(users.load(1))
+        await gate.running()
+        waiting[0].cancel()
+
+    with LoaderScope() as scope:
+        asyncio.run(main())
+    assert scope.is_closed
+    assert 1 == gate.cancelled
 
 
 def test_one_factory_serves_one_loop_after_the_other():
