@@ -125,6 +125,17 @@ def varying(plan: list[Any], **options: Any) -> Any:
     return dataloader.shared(**{"ttl": None, "vary": tenant_of, **options})(users)
 
 
+def declare_halves(plan: list[list[Any]]) -> Any:
+    """Declare a loader of a request's own that others provide values to."""
+
+    @dataloader
+    async def halves(keys: list[int]) -> list[str]:
+        plan.append(list(keys))
+        return [f"half {key}" for key in keys]
+
+    return halves
+
+
 async def request(factory: Any, *keys: Any, tenant: Any = "a") -> list[Any]:
     """Load keys in a scope of one's own."""
     async with LoaderScope(Request(tenant)):
@@ -1061,6 +1072,21 @@ async def test_o7_a_shared_value_is_provided_whether_or_not_it_was_in_the_cache(
     assert [[1]] == plan
 
 
+async def test_o7_a_value_from_the_cache_does_not_come_back_after_a_clear():
+    """What was read before a clear, and found in the cache after it, is not provided."""
+    plan: list[Any] = []
+    shared = public([])
+    halves = declare_halves(plan)
+    shared.provides(halves, key=lambda value: value // 2)
+    await request(shared, 1)
+    async with LoaderScope():
+        halves.clear(5)
+        await within(shared.load(1))
+        assert halves.peek(5) is None
+        assert "half 5" == await within(halves.load(5))
+    assert [[5]] == plan
+
+
 # A request that goes away
 
 
@@ -1134,6 +1160,31 @@ async def test_w1_a_cancelled_request_takes_nobody_along():
     gate.answer()
     assert [[10], [10]] == await outcomes(*others)
     assert [[1]] == gate.plan
+
+
+async def test_w1_a_request_cancelled_at_any_await_takes_nobody_along():
+    """Wherever a request is cancelled, others get their values, each key loaded once a tenant."""
+    before = asyncio.all_tasks()
+    was_cancelled: list[bool] = []
+    for moment in range(60):
+        plan: list[Any] = []
+        users = varying(plan, max_concurrent_batches=1)
+        victim = asyncio.create_task(request(users, 1, 2))
+        await ticks(moment % 3)
+        other = asyncio.create_task(request(users, 2, 3))
+        stranger = asyncio.create_task(request(users, 1, tenant="b"))
+        await ticks(moment)
+        victim.cancel()
+        found = await outcomes(other, stranger)
+        await asyncio.wait([victim])
+        was_cancelled.append(victim.cancelled())
+        assert [[("a", 2), ("a", 3)], [("b", 1)]] == found, moment
+        await ticks(40)
+        assert before == asyncio.all_tasks(), moment
+        asked = sorted((tenant, key) for tenant, keys in plan for key in keys)
+        assert asked in ([("a", 1), ("a", 2), ("a", 3), ("b", 1)], [("a", 2), ("a", 3), ("b", 1)])
+        assert len(asked) == len(users.cache), moment
+    assert (True, False) == (was_cancelled[0], was_cancelled[-1])
 
 
 def test_load_timeout_ends_a_shared_load():
