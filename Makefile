@@ -12,7 +12,7 @@ endif
 VENVS := .venv/$(VERSION)
 
 demo_extras := atlas
-dev_extras := atlas,bench,lint,strawberry,test
+dev_extras := atlas,bench,integrations,lint,test
 bench_extras := bench
 
 DEMO := $(VENVS)/demo/bin/python
