@@ -608,14 +608,16 @@ class Batch:
         """Let others have the values that were not forgotten in the meantime."""
         if self._provide is None:
             return
-        memo = self._state.memo
+        state = self._state
+        memo = state.memo if state.cache else None
+        if memo is None and state.epoch != self._epoch:
+            return
         provided = [
             value
             for cache_key, value in zip(cache_keys, values)
-            if memo.get(cache_key) is self.flight and not is_error(value)
+            if (memo is None or memo.get(cache_key) is self.flight) and not is_error(value)
         ]
         self._provide(provided)
-        self._provide = None
 
     def _conclude_plain(self, cache_keys: list[Hashable], values: Sequence[Any]) -> None:
         """Settle a batch in which each key has one waiter and a value: the common case, fast."""

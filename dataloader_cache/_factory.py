@@ -197,7 +197,11 @@ class LoaderFactory(_Declaration, Generic[K, V]):
         is_shared = self._source.cache is not None
 
         def start() -> Callable[[list[Any]], None]:
-            targets = [(scope[other], key) for other, key in self._targets]
+            targets = [
+                (target, key)
+                for other, key in self._targets
+                if (target := _loader_in(scope, other)) is not None
+            ]
             # A value from a cache may be older than any clear; one that is loaded now only than
             # those to come.
             since = [0 if is_shared else clears_of(target) for target, _ in targets]
@@ -225,6 +229,14 @@ class LoaderFactory(_Declaration, Generic[K, V]):
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"{owner} can't provide its values to {target}", "exception": error}
             )
+
+
+def _loader_in(scope: LoaderScope, factory: LoaderFactory[Any, Any]) -> DataLoader[Any, Any] | None:
+    """Give a factory's loader, or None where it can't have one: without a context, say."""
+    try:
+        return scope[factory]
+    except Exception:
+        return None
 
 
 class SharedLoaderFactory(LoaderFactory[K, V]):
@@ -272,6 +284,7 @@ class ArgsLoaders(Generic[K, A, V]):
                     f"{self._source.function.owner} takes args of type {expected.__name__}, "
                     f"got {args!r}"
                 )
+            self._scope.check_open()
             loader = self._source.make(self._scope, (args,), self._limiters)
             self._loaders[args] = loader
         return loader

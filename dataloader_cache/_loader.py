@@ -636,7 +636,7 @@ class DataLoader(Generic[K, V]):
         if self._forget_behind is not None:
             self._forget_behind(cache_key)
         entry = state.memo.pop(cache_key, None)
-        if entry is not None:
+        if entry is not None or not state.cache:
             state.epoch += 1
         if isinstance(entry, Flight) and entry.results is not None:
             # The flight may stay in the memo for other keys, but not with this value.

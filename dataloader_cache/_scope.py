@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from collections.abc import Set as AbstractSet
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, cast, overload
 
 from ._arguments import UNSET, check_limiter
 from ._loader import DataLoader, close_all, reset_all
@@ -127,7 +127,7 @@ class LoaderScope:
             return cast("L_co", self.loaders[factory])
         except KeyError:
             pass
-        self._refuse_closed()
+        self.check_open()
         make = getattr(factory, "make", None)
         if make is None:
             raise TypeError(f"a scope is looked up by loader factories, got {factory!r}")
@@ -149,9 +149,11 @@ class LoaderScope:
     def _enter(self) -> None:
         if self._was_entered:
             raise NoScopeError("a LoaderScope is entered once; make a new one")
-        self._refuse_closed()
+        self.check_open()
         self._was_entered = True
-        self.outer = _open(_current.get())
+        current = _current.get()
+        # A closed one is not kept: scopes that follow each other would all be.
+        self.outer = _closed if current is not None and current.is_closed else current
         _current.set(self)
         self.variables = copy_context()
 
@@ -191,17 +193,22 @@ class LoaderScope:
         if not self._was_entered:
             self._enter()
         else:
-            self._refuse_closed()
+            self.check_open()
             _current.set(self)
 
     def deactivate(self) -> None:
         """Make the scope around this one current again, if this one is the current one here."""
-        self._leave()
+        if _current.get() is self:
+            self._leave()
 
     def _leave(self) -> bool:
-        if _current.get() is not self:
+        """Make the scope around this one current, if this one or one inside it is current here."""
+        scope = _current.get()
+        while scope is not None and scope is not self:
+            scope = scope.outer
+        if scope is None:
             return False
-        _current.set(_open(self.outer))
+        _current.set(self.outer)
         return True
 
     # -- its life
@@ -242,7 +249,8 @@ class LoaderScope:
             else:
                 yield from made.own_loaders()
 
-    def _refuse_closed(self) -> None:
+    def check_open(self) -> None:
+        """Raise `NoScopeError`, if the scope was closed."""
         if self.is_closed:
             raise _no_scope("this scope was closed", self)
 
@@ -269,11 +277,8 @@ _current: ContextVar[LoaderScope | None] = ContextVar("dataloader_cache.scope", 
 current_scope = _current.get
 
 
-def _open(scope: LoaderScope | None) -> LoaderScope | None:
-    """Give the innermost scope that is still open."""
-    while scope is not None and scope.is_closed:
-        scope = scope.outer
-    return scope
+_closed: Final = LoaderScope()
+_closed.close()
 
 
 def _no_scope(what: str, scope: LoaderScope | None) -> NoScopeError:

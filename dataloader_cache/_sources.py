@@ -158,6 +158,12 @@ class SharedSource(Source):
                 hub = self._hub(home, load_fn)
                 loaded = await hub.load_many(missing.values(), return_exceptions=True)
                 found.update(zip(missing, loaded))
+            if self.grouping is not None:
+                # Who changes the list that it got changes nobody else's.
+                found = {
+                    key: list(rows) if isinstance(rows, list) else rows
+                    for key, rows in found.items()
+                }
             return found
 
         loader = DataLoader(
