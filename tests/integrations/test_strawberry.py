@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import gc
-import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -277,12 +276,6 @@ def make_schema(*extensions: Any) -> Any:
 def rows() -> None:
     NAMES.clear()
     NAMES.update({1: "ann", 2: "bob"})
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no log record hold what a test drops."""
-    monkeypatch.setattr(logging.getLogger("strawberry.execution"), "disabled", True)
 
 
 @pytest.fixture
