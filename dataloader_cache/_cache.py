@@ -97,7 +97,6 @@ class _Flight:
     __slots__ = (
         "has_soft_timer",
         "is_background",
-        "is_detached",
         "is_done",
         "is_forced",
         "is_soft",
@@ -117,8 +116,6 @@ class _Flight:
         self.waiters: list[Future[Any]] = []
         self.timers: list[asyncio.TimerHandle] = []
         self.load: _Load
-        # The key was invalidated, so the result is not stored.
-        self.is_detached = False
         # Tags invalidated meanwhile: what the value's own are is known when it is there.
         self.suspects: set[Hashable] = set()
         self.is_done = False
@@ -258,9 +255,8 @@ class _Load:
             running.close()
             self._fail(error)
             return
-        if not task.done():
-            self.task = task
-            self._local.pump.tasks.add(task)
+        self.task = task
+        self._local.pump.tasks.add(task)
         task.add_done_callback(self._on_task_done)
 
     async def _run(self, keys: list[Hashable]) -> None:
@@ -742,7 +738,7 @@ class AsyncCache:
             is_registered = local.flights.get(flight.key) is flight
             if is_registered:
                 del local.flights[flight.key]
-                if not flight.is_detached and flight.suspects.isdisjoint(tags):
+                if flight.suspects.isdisjoint(tags):
                     self._write(flight.key, value, seconds, tags)
         self._settle(flight, value)
 
@@ -758,7 +754,7 @@ class AsyncCache:
             if is_registered:
                 del local.flights[flight.key]
             entry = self._data.get(flight.key)
-            if is_registered and not flight.is_detached and entry is not None:
+            if is_registered and entry is not None:
                 now = self._clock()
                 self._retry_at[flight.key] = now + self._retry_after
                 if not flight.is_forced and now < entry.expires_at + self._stale_ttl:
@@ -879,10 +875,9 @@ class AsyncCache:
                     del self._tagged[tag]
 
     def _detach(self, key: Hashable) -> None:
+        """Take the flights of a key out of the registers: what they bring is not stored."""
         for local in self._locals.values():
-            flight = local.flights.pop(key, None)
-            if flight is not None:
-                flight.is_detached = True
+            local.flights.pop(key, None)
 
     # -- freeing what has expired
 
