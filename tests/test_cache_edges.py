@@ -1,0 +1,318 @@
+"""Corners of the result cache that the tests of the rules pass by."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from dataloader_cache import AsyncCache, AsyncLRU
+from dataloader_cache._cache import _sweep
+from dataloader_cache.errors import ConfigurationError, LoadCancelledError
+from dataloader_cache.testing import ManualClock
+
+
+async def one() -> int:
+    return 1
+
+
+async def echo(keys: list[Any]) -> list[Any]:
+    return keys
+
+
+async def ticks(count: int) -> None:
+    """Let `count` turns of the event loop pass."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def plain_tasks(loop: Any, coroutine: Any, **options: Any) -> Any:
+    """Serve as a task factory that does as the loop does without one."""
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+# Where loads begin
+
+
+@pytest.mark.loop_kinds("asyncio", "debug", "uvloop")
+async def test_with_a_task_factory_a_load_starts_after_the_call_that_misses():
+    """An eager task would run the loader inside that call, so its task is made a tick later."""
+    loop = asyncio.get_running_loop()
+    made: list[str] = []
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> Any:
+        made.append(coroutine.__qualname__)
+        return plain_tasks(loop, coroutine, **options)
+
+    cache = AsyncCache()
+    asking = asyncio.ensure_future(cache.get("a", one))
+    loop.set_task_factory(factory)
+    await ticks(1)
+    assert [] == made
+    assert 1 == await asking
+    loop.set_task_factory(None)
+    assert ["_Load._run"] == made
+    assert 1 == cache.stats.loads
+
+
+@pytest.mark.loop_kinds("asyncio", "debug", "uvloop")
+async def test_a_load_that_is_cancelled_before_its_task_is_made_never_runs():
+    """What was settled by `aclose` in the tick of its miss asks nobody."""
+    calls: list[int] = []
+
+    async def load() -> int:
+        calls.append(1)
+        return 1
+
+    cache = AsyncCache()
+    asyncio.get_running_loop().set_task_factory(plain_tasks)
+    asking = asyncio.ensure_future(cache.get("a", load))
+    await ticks(1)
+    await cache.aclose()
+    with pytest.raises(LoadCancelledError):
+        await asking
+    await ticks(5)
+    assert [] == calls
+    assert 0 == cache.stats.loads
+
+
+@pytest.mark.loop_kinds("asyncio", "debug")
+async def test_a_load_whose_task_can_not_be_made_frees_its_slot():
+    """The error of a task factory is the load's own, and the next load takes its turn."""
+
+    def refuse(loop: Any, coroutine: Any, **options: Any) -> Any:
+        if coroutine.__qualname__ == "_Load._run":
+            raise MemoryError("no room for a task")
+        return plain_tasks(loop, coroutine, **options)
+
+    cache = AsyncCache(max_concurrent_loads=1)
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(refuse)
+    with pytest.raises(MemoryError, match="no room for a task"):
+        await cache.get("a", one)
+    loop.set_task_factory(None)
+    assert 1 == await asyncio.wait_for(cache.get("a", one), 5)
+    assert (2, 1) == (cache.stats.loads, cache.stats.load_errors)
+
+
+# Arguments
+
+
+async def test_without_max_batch_size_a_batch_has_any_number_of_keys():
+    """With None, five hundred keys are one batch."""
+    batches: list[int] = []
+
+    async def load_many(keys: list[int]) -> list[int]:
+        batches.append(len(keys))
+        return keys
+
+    cache = AsyncCache(None, max_batch_size=None)
+    await cache.get_many(range(500), load_many)
+    assert [500] == batches
+
+
+def test_a_tier_is_refused():
+    """There is none in this version, so one that is passed in is no silent nothing."""
+    tier: Any = {}
+    with pytest.raises(ConfigurationError, match="cache 'users': tier must be None"):
+        AsyncCache(name="users", tier=tier)
+
+
+@pytest.mark.parametrize("how", ["delete", "set", "tag", "evict"])
+async def test_a_tag_that_is_named_twice_is_one_tag(how: str):
+    """A value with a repeated tag goes like any other, and its tag with it."""
+    cache = AsyncCache(1)
+    cache.set("a", 1, tags=["red", "red"])
+    if how == "delete":
+        cache.delete("a")
+    elif how == "set":
+        cache.set("a", 2)
+    elif how == "tag":
+        cache.invalidate_tag("red")
+    else:
+        cache.set("b", 2)
+    assert {} == cache._tagged
+    assert (2 if how == "set" else None) == cache.peek("a")
+
+
+async def test_a_type_error_of_the_clock_is_not_taken_for_one_of_the_key():
+    """Only a key that can't be hashed is told so; another TypeError is raised as it is."""
+    clock: Any = ManualClock()
+    cache = AsyncCache(clock=lambda: clock())
+    cache.set("a", 1, ttl=5)
+    clock = None
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        await cache.get("a")
+
+
+# Ends
+
+
+async def test_get_many_can_be_cancelled_where_some_keys_were_hits():
+    """What was found at once has no future to be cancelled, and the others' loads go on."""
+    gate = asyncio.Event()
+
+    async def load_many(keys: list[Any]) -> list[Any]:
+        await gate.wait()
+        return keys
+
+    cache = AsyncCache()
+    cache.set(1, "set")
+    asking = asyncio.ensure_future(cache.get_many([1, 2], load_many))
+    await ticks(5)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    gate.set()
+    assert {1: "set", 2: 2} == await cache.get_many([1, 2], load_many)
+    assert 1 == cache.stats.loads
+
+
+def test_aclose_passes_over_loops_that_were_closed():
+    """A loop that ended in the middle of a load is no hindrance to closing on another."""
+    cache = AsyncCache()
+    reports: list[Any] = []
+
+    async def never() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        assert 1 == await cache.get("b", one)
+        # Ended without shutdown_asyncgens, after which nothing would be left of its loads.
+        other = asyncio.SelectorEventLoop()
+        other.set_exception_handler(lambda _, context: reports.append(context))
+        task = await asyncio.to_thread(leave_a_load, other)
+        await cache.aclose()
+        assert 0 == len(cache)
+        assert not task.done()
+
+    def leave_a_load(loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        task = loop.create_task(cache.get("a", never))
+        for _ in range(3):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        loop.close()
+        return task
+
+    asyncio.run(main())
+    gc.collect()
+    # The tasks that were cut off, as asyncio sees it.
+    assert {"Task was destroyed but it is pending!"} >= {report["message"] for report in reports}
+
+
+async def test_a_sweep_that_comes_when_its_cache_has_gone_does_nothing():
+    """Another thread may drop the cache after the timer has fired."""
+    cache = AsyncCache()
+    reference = weakref.ref(cache)
+    del cache
+    gc.collect()
+    assert reference() is None
+    _sweep(reference)
+
+
+# Decorators
+
+
+async def test_arguments_without_any_field_are_refused():
+    """What has neither attributes nor slots could only be compared by where it stands."""
+
+    class Nothing:
+        __slots__ = ()
+
+    @AsyncLRU()
+    async def work(argument: object) -> int:
+        return 1
+
+    with pytest.raises(TypeError, match="argument 'argument' of type Nothing .* no fields"):
+        await work(Nothing())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda function: function.invalidate_cache(1), lambda function: function.clear_cache()],
+    ids=["invalidate_cache", "clear_cache"],
+)
+async def test_a_decorated_functions_changes_may_be_awaited_or_left(
+    change: Callable[[Any], Awaitable[None]],
+):
+    """They take effect when called, and return something to await that has nothing to wait for."""
+    calls: list[int] = []
+
+    @AsyncLRU()
+    async def work(number: int) -> int:
+        calls.append(number)
+        return number
+
+    await work(1)
+    waiting = change(work)
+    assert 0 == len(work.cache)
+    await work(1)
+    assert [1, 1] == calls
+    # Awaited late it undoes nothing, and left alone it gives no warning.
+    assert await waiting is None
+    assert 1 == len(work.cache)
+    change(work)
+    assert 0 == len(work.cache)
+
+
+# Batch loaders
+
+
+class Source:
+    """Something with a method that loads many."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    async def many(self, keys: list[int]) -> list[int]:
+        self.batches.append(list(keys))
+        return keys
+
+
+async def test_two_accesses_of_one_method_share_a_batch():
+    """A bound method is made anew at each access, and is the same batch loader all the same."""
+    cache, source = AsyncCache(), Source()
+    assert source.many is not source.many
+    gets = [cache.get(key, batch_loader=source.many) for key in (1, 2)]
+    assert [1, 2] == await asyncio.gather(*gets)
+    assert [[1, 2]] == source.batches
+
+
+async def test_the_open_batch_of_a_method_leaves_with_get_many_of_another_access():
+    """`get_many` knows the method again, too."""
+    cache, source = AsyncCache(batch_window=60.0), Source()
+    asking = asyncio.ensure_future(cache.get(1, batch_loader=source.many))
+    await ticks(1)
+    assert {2: 2} == await asyncio.wait_for(cache.get_many([2], source.many), 5)
+    assert 1 == await asking
+    assert [[1, 2]] == source.batches
+
+
+async def test_methods_of_two_instances_do_not_share_a_batch():
+    """Each instance is asked for its own keys."""
+    cache, source, other = AsyncCache(), Source(), Source()
+    gets = [
+        cache.get(1, batch_loader=source.many),
+        cache.get(2, batch_loader=other.many),
+        cache.get(3, batch_loader=source.many),
+    ]
+    assert [1, 2, 3] == await asyncio.gather(*gets)
+    assert ([[1, 3]], [[2]]) == (source.batches, other.batches)
+
+
+async def test_two_methods_of_one_instance_do_not_share_a_batch():
+    """A method is known by its instance and its function."""
+
+    class Two(Source):
+        async def others(self, keys: list[int]) -> list[int]:
+            self.batches.append([-key for key in keys])
+            return keys
+
+    cache, source = AsyncCache(), Two()
+    gets = [cache.get(1, batch_loader=source.many), cache.get(2, batch_loader=source.others)]
+    assert [1, 2] == await asyncio.gather(*gets)
+    assert [[-2], [1]] == sorted(source.batches)
