@@ -1,4 +1,4 @@
-"""Run all benchmarks and print a table of loaders, one of caches and one of eviction policies.
+"""Run all benchmarks and print a table of loaders, of scopes, of caches and of eviction policies.
 
     python -m benchmarks [--full] [--json] [--strict] [--loop asyncio|uvloop]
 
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from benchmarks import hit_ratio, memory, per_hit, per_key, under_load
+from benchmarks import hit_ratio, memory, per_hit, per_key, scopes, under_load
 from benchmarks._caches import CACHES
 from benchmarks._measure import LoopFactory, loop_factory
 from benchmarks._peers import installed
@@ -24,6 +24,7 @@ from benchmarks._report import Report, Row, add_options
 __all__ = ["main"]
 
 _QUICK_PER_KEY = per_key.Settings(rounds=9, budget=1.5)
+_QUICK_SCOPES = scopes.Settings(rounds=15, budget=1.0)
 _QUICK_CACHES = (
     per_hit.Settings(rounds=7, calls=5_000, budget=0.3),
     hit_ratio.Settings(requests=50_000),
@@ -38,6 +39,7 @@ def main(
     quick_per_key: per_key.Settings = _QUICK_PER_KEY,
     quick_under_load: under_load.Settings = under_load.QUICK,
     quick_caches: _CachesSettings = _QUICK_CACHES,
+    quick_scopes: scopes.Settings = _QUICK_SCOPES,
 ) -> int:
     """Run all benchmarks, print their report and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -60,13 +62,19 @@ def main(
         report.notes += under_load.NOTES
     caches = _of_caches(options.loop, factory, _FULL_CACHES if options.full else quick_caches)
     ratios = _of_policies(options.loop, _FULL_CACHES[1] if options.full else quick_caches[1])
-    reports = {"loaders": report, "caches": caches, "policies": ratios}
+    of_scopes = _of_scopes(options.loop, scopes.Settings() if options.full else quick_scopes)
+    reports = {"loaders": report, "scopes": of_scopes, "caches": caches, "policies": ratios}
     if options.json:
         documents = {name: json.loads(each.as_json()) for name, each in reports.items()}
         print(json.dumps(documents, indent=2, ensure_ascii=False))
     else:
         print("\n\n".join(map(str, reports.values())))
     return int(options.strict and any(each.missed for each in reports.values()))
+
+
+def _of_scopes(loop: str, settings: scopes.Settings) -> Report:
+    rows = scopes.measure(loop_factory(loop), settings)
+    return Report(loop, scopes.COLUMNS, [], rows, list(scopes.NOTES), known=CACHES[:1])
 
 
 def _of_caches(loop: str, factory: LoopFactory, settings: _CachesSettings) -> Report:

@@ -38,6 +38,7 @@ TINY_UNDER_LOAD = (
     "under_load.Settings(rounds=1, requests=1, rates=(40,), seconds=0.2, grace=0.2, clients=2)"
 )
 
+TINY_SCOPES = "scopes.Settings(rounds=1, calls=10)"
 TINY_CACHES = (
     "(per_hit.Settings(rounds=1, calls=10, callers=5),"
     " hit_ratio.Settings(requests=200, keys=20, shares=(0.1,)),"
@@ -55,7 +56,7 @@ def run_command(*arguments: str) -> str:
 
 
 def run_code(code: str) -> str:
-    modules = "__main__ as everything, hit_ratio, memory, per_hit, per_key, under_load"
+    modules = "__main__ as everything, hit_ratio, memory, per_hit, per_key, scopes, under_load"
     head = f"import sys\nfrom benchmarks import {modules}\n"
     return run_command("-c", head + code)
 
@@ -128,17 +129,19 @@ def test_under_load_gives_every_contender_at_every_load() -> None:
 
 @has_graphql
 def test_all_benchmarks_are_run_by_one_command() -> None:
-    """`python -m benchmarks` prints a table of loaders, one of caches and one of policies."""
+    """`python -m benchmarks` prints tables of loaders, of scopes, of caches and of policies."""
     text = run_code(
-        f"sys.exit(everything.main([], {TINY_PER_KEY}, {TINY_UNDER_LOAD}, {TINY_CACHES}))"
+        f"sys.exit(everything.main([], {TINY_PER_KEY}, {TINY_UNDER_LOAD}, {TINY_CACHES},"
+        f" {TINY_SCOPES}))"
     )
 
     widths = {len(line) for line in text.splitlines() if line.startswith("|")}
-    assert 3 == len(widths)
+    assert 4 == len(widths)
     assert "hit: await get(key)" in text
     assert "zipf, room for 2" in text
     assert "load_many(20 keys)" in text
     assert "40 req/s" in text
+    assert "open and close a scope" in text
     assert text.splitlines()[-1].startswith("targets: ")
 
 
@@ -492,3 +495,13 @@ def test_a_missed_target_changes_the_exit_status_only_when_asked(
     capsys.readouterr()
     assert 0 == per_key.main(["--json"])
     assert ["two"] == json.loads(capsys.readouterr().out)["missed"]
+
+
+def test_scopes_are_measured_with_and_without() -> None:
+    """Each way of a row gives a number, and what is without scopes gives one to compare with."""
+    command = ["-m", "benchmarks.scopes", "--rounds", "1", "--calls", "10", "--json"]
+    document = json.loads(run_command(*command))
+
+    assert ["ours", "without", "resolve hook"] == document["contenders"]
+    assert [2, 2, 2, 1, 3] == [len(row["results"]) for row in document["rows"]]
+    assert all(0 < each["value"] for row in document["rows"] for each in row["results"].values())
