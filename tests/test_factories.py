@@ -1017,19 +1017,23 @@ async def test_o6_rows_of_which_none_fits_the_keys_type_are_an_error(
                 assert name in str(error)
 
 
-@pytest.mark.parametrize("rows", [None, "ab", {1: []}, 3], ids=repr)
-async def test_r1_what_is_no_sequence_of_rows_is_an_error(rows: Any):
+@pytest.mark.parametrize("by", ["author_id", hash], ids=["attribute", "function"])
+@pytest.mark.parametrize(
+    "rows", [None, "ab", b"ab", {1: []}, 3], ids=["None", "str", "bytes", "dict", "int"]
+)
+async def test_r1_what_is_no_sequence_of_rows_is_an_error(rows: Any, by: Any):
     """A group function that returns anything but rows gets every key a BatchResultError."""
-    posts = grouped(rows)
+    posts = grouped(rows, by=by)
     async with LoaderScope():
         for error in await outcomes(posts.load(1), posts.load(2)):
             assert isinstance(error, BatchResultError)
             assert "'posts'" in str(error)
 
 
-async def test_r1_a_row_without_the_attribute_is_an_error_that_names_it():
+@pytest.mark.parametrize("row", [Post(1, 1), {"author_id": 1}], ids=["object", "mapping"])
+async def test_r1_a_row_without_the_attribute_is_an_error_that_names_it(row: Any):
     """A misspelled `by` is named, with the loader."""
-    posts = grouped([Post(1, 1)], by="author")
+    posts = grouped([row], by="author")
     async with LoaderScope():
         (error,) = await outcomes(posts.load(1))
     assert isinstance(error, BatchResultError)

@@ -1774,6 +1774,33 @@ async def test_a_closed_scope_that_a_task_still_inherits_holds_no_values():
     await background
 
 
+async def test_a_closed_scope_that_a_task_still_inherits_holds_no_cancelled_function():
+    """A task that lives on keeps alive nothing of the functions that a closing has cancelled."""
+    watch = Watch()
+    go = asyncio.Event()
+
+    @dataloader
+    async def users(keys: list[int], context: Any) -> list[Any]:
+        held = watch.add(Value())
+        await asyncio.get_running_loop().create_future()
+        return [held]
+
+    async def request() -> asyncio.Task[Any]:
+        async with LoaderScope(context=None):
+            waiting = users.load(1)
+            await until(lambda: watch.references)
+            background = asyncio.create_task(go.wait())
+        await outcomes(waiting)
+        return background
+
+    background = await asyncio.create_task(request())
+    await ticks(5)
+    gc.collect()
+    assert [] == watch.alive()
+    go.set()
+    await background
+
+
 async def test_reset_frees_what_was_loaded():
     """A scope that lives long holds nothing from before its last reset."""
     watch = Watch()

@@ -379,6 +379,22 @@ def test_o3_a_window_in_seconds_gathers_across_requests():
     assert [[1, 2, 3]] == plan
 
 
+def test_o3_a_hit_does_not_wait_for_the_window_in_seconds():
+    """A request that finds a result in the cache has it without the shared batch's window."""
+    rates = public([], batch_window=1.0)
+
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+        times = []
+        for keys in ([1], [1], [1, 2]):
+            began = loop.time()
+            await request(rates, *keys)
+            times.append(loop.time() - began)
+        return times
+
+    assert [1.0, 0.0, 1.0] == run_virtual(main)
+
+
 async def test_o5_a_shared_loader_needs_a_scope():
     """Also what is public is loaded in a scope, which remembers it for the request."""
     rates = public([])
@@ -1356,6 +1372,23 @@ async def test_cache_key_fn_makes_the_key_of_the_cache_too():
     async with LoaderScope():
         sums.clear([1, 2])
     assert 0 == len(sums.cache)
+
+
+@pytest.mark.parametrize("missing", ["none", "raise"])
+async def test_a_mapping_of_a_shared_loader_is_by_cache_key(missing: str):
+    """With a `cache_key_fn` a shared batch function's mapping is by what that gives."""
+
+    @dataloader.shared(ttl=None, public=True, cache_key_fn=str.lower, missing=missing)
+    async def users(keys: list[str]) -> dict[str, str]:
+        return {key.lower(): f"user {key}" for key in keys if key != "Cid"}
+
+    for _ in range(2):
+        async with LoaderScope():
+            ann, ben, cid = await within(
+                users.load_many(["Ann", "ben", "Cid"], return_exceptions=True)
+            )
+            assert ("user Ann", "user ben") == (ann, ben)
+            assert cid is None if missing == "none" else isinstance(cid, KeyNotFoundError)
 
 
 # Memory
