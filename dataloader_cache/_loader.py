@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import reprlib
+import sys
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from itertools import islice
-from sys import maxsize
 from threading import get_ident
-from typing import Any, Generic, Literal, NoReturn, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar, cast, overload
 
 from ._arguments import check_count, check_kind, check_limiter, check_name, check_seconds
 from ._batch import Batch, Fetch, Flight, GroupWaiter, LoaderState, Provide
@@ -41,6 +41,11 @@ V_ = TypeVar("V_")
 C = TypeVar("C", bound=Hashable)
 D = TypeVar("D")
 Self = TypeVar("Self", bound="DataLoader[Any, Any]")
+
+# Older ones ask for the process' id in get_running_loop(): to compare threads costs a third of it.
+_GETS_LOOP: Final = sys.version_info >= (3, 12)
+
+_ABSENT: Final[Any] = object()
 
 # How long aclose waits for functions that take their time over being cancelled.
 _CLOSE_PATIENCE = 1.0
@@ -100,12 +105,13 @@ class DataLoader(Generic[K, V]):
         "_cache_key_fn",
         "_closed",
         "_forget_behind",
+        "_here",
         "_is_plain",
-        "_is_running",
         "_limit",
         "_loop",
         "_memo",
         "_new_future",
+        "_probe",
         "_pump",
         "_put_behind",
         "_recall",
@@ -115,6 +121,7 @@ class DataLoader(Generic[K, V]):
 
     _loop: asyncio.AbstractEventLoop | None
     _new_future: Callable[[], Future[Any]]
+    _probe: Callable[[], object]
     _pump: Pump
 
     # Type variables of their own, since an overload that says what `self` becomes may not use
@@ -294,12 +301,13 @@ class DataLoader(Generic[K, V]):
             self._put_behind = result_cache.set
         self._cache_key_fn = cache_key_fn
         self._batch_window = batch_window
-        self._limit = maxsize if max_batch_size is None else max_batch_size
+        self._limit = sys.maxsize if max_batch_size is None else max_batch_size
         # Nothing to do for a key but to put it into the open batch and into the memo.
         self._is_plain = cache and cache_key_fn is None and max_batch_size is None
         self._closed = False
         self._loop = None
-        self._is_running: Callable[[], bool] = _never
+        self._probe = _never
+        self._here: object = True
         self._thread = 0
 
     def __repr__(self) -> str:
@@ -325,6 +333,8 @@ class DataLoader(Generic[K, V]):
         state = self._state
         cache_key: Any = key if self._cache_key_fn is None else self._cache_key_of(key)
         batch = state.open
+        # By a name of its own, since to call an attribute is to look for a method first.
+        probe = self._probe
         entry: Flight | Future[Any] | None
         if batch is None:
             try:
@@ -334,26 +344,38 @@ class DataLoader(Generic[K, V]):
             except TypeError:
                 self._refuse_unhashable(key, cache_key)
                 raise
-            if entry.__class__ is Future and self._is_running():
-                state.hits += 1
-                # The class test narrows no types, and cast() would be the dearest step here.
-                return entry  # pyright: ignore[reportReturnType]
+            if entry.__class__ is Future:
+                try:
+                    if probe() is self._here:
+                        state.hits += 1
+                        # The class test narrows no types, and cast() would be the dearest step.
+                        return entry  # pyright: ignore[reportReturnType]
+                except RuntimeError:
+                    pass  # No loop runs, as is said below.
+            elif isinstance(entry, Flight) and self._is_here():
+                known = self._first_hit(cache_key, entry)
+                if known is not None:
+                    return known
         else:
             try:
-                entry = self._recall(cache_key)
+                entry = self._memo.get(cache_key)
             except TypeError:
                 self._refuse_unhashable(key, cache_key)
                 raise
-            # Comparing threads is what get_running_loop() does, at a third of its cost before
-            # Python 3.12. Code inside a batch function takes the long way round.
-            if (
-                entry is None
-                and key is not None
-                and self._thread == get_ident()
-                and self._is_running()
-                and current_node.get() is None
-            ):
-                waiter = self._new_future()
+            # Code inside a batch function takes the long way round.
+            try:
+                is_new = (
+                    entry is None
+                    and key is not None
+                    and probe() is self._here
+                    and (_GETS_LOOP or self._thread == get_ident())
+                    and current_node.get() is None
+                )
+            except RuntimeError:
+                is_new = False  # No loop runs, as is said below.
+            if is_new:
+                new_future = self._new_future
+                waiter = new_future()
                 try:
                     if self._is_plain and batch.waiters.setdefault(cache_key, waiter) is waiter:
                         self._memo[cache_key] = batch.flight
@@ -365,6 +387,29 @@ class DataLoader(Generic[K, V]):
                     raise
                 return waiter
         return self._load_anew(key, cache_key, entry)
+
+    def _is_here(self) -> bool:
+        """Tell whether the loader's loop runs, in this thread."""
+        try:
+            is_running = self._probe() is self._here
+        except RuntimeError:
+            return False
+        return is_running and (_GETS_LOOP or self._thread == get_ident())
+
+    def _first_hit(self, cache_key: Hashable, flight: Flight) -> Future[Any] | None:
+        """Give the done future of a value that came with others, and put it into the memo."""
+        results = flight.results
+        if results is None:
+            return None
+        value = results.get(cache_key, _ABSENT)
+        if value is _ABSENT or is_error(value):
+            return None
+        new_future = self._new_future
+        known = new_future()
+        known.set_result(value)
+        self._memo[cache_key] = known
+        self._state.hits += 1
+        return known
 
     def _queue(self, batch: Batch, key: K, cache_key: Hashable, waiter: Future[Any]) -> None:
         """Put a key that the memo lacks into the open batch."""
@@ -693,7 +738,7 @@ class DataLoader(Generic[K, V]):
     def _close(self) -> set[asyncio.Task[Any]]:
         """Close, and give the tasks of the functions that were cancelled and can be waited for."""
         self._closed = True
-        self._is_running = _never
+        self._probe = _never
         self._reset()
         if self._loop is None:
             return set()
@@ -739,7 +784,7 @@ class DataLoader(Generic[K, V]):
                 )
             self._loop = loop
             self._pump = pump_of(loop)
-            self._is_running = loop.is_running
+            self._probe, self._here = _prober(loop)
             self._new_future = _future_maker(loop)
         self._thread = get_ident()
         return loop
@@ -830,6 +875,16 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _never() -> bool:
     return False
+
+
+def _prober(loop: asyncio.AbstractEventLoop) -> tuple[Callable[[], object], object]:
+    """Give what to call at each load, and what that gives while the loop runs.
+
+    The first answers for the thread as well; where it is too dear, a hit does without that.
+    """
+    if _GETS_LOOP:
+        return asyncio.get_running_loop, loop
+    return loop.is_running, True
 
 
 def _name_of(load_fn: object) -> str:

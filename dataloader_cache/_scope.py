@@ -89,7 +89,7 @@ class LoaderScope:
         self.loaders: dict[Declared[Any], Any] = {}
         self.outer: LoaderScope | None = None
         self._was_entered = False
-        self._ending: AbstractSet[asyncio.Task[Any]] = _NO_TASKS
+        self._ending: set[asyncio.Task[Any]] | None = None
         self.limiter = limiter
         self.is_closed = False
 
@@ -240,7 +240,10 @@ class LoaderScope:
             if self.loaders:
                 self._ending = close_all(list(self._own_loaders()))
                 self.loaders = {}
-        return {task for task in self._ending if not task.done()} if self._ending else _NO_TASKS
+                for task in self._ending:
+                    # A task that has ended keeps its error, and with that its function's frame.
+                    task.add_done_callback(self._ending.discard)
+        return set(self._ending) if self._ending else _NO_TASKS
 
     def _own_loaders(self) -> Iterator[DataLoader[Any, Any]]:
         for made in list(self.loaders.values()):

@@ -1974,6 +1974,16 @@ def check_advice(error: BaseException, *parts: str) -> None:
     assert len(str(error)) > 60, f"no room for advice: {error}"
 
 
+@pytest.fixture(params=[False, True], ids=["asks the loop", "gets the loop"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for the running loop in the way of old Pythons, and in that of new ones."""
+    monkeypatch.setattr("dataloader_cache._loader._GETS_LOOP", request.param)
+
+
+both_ways = pytest.mark.usefixtures("way")
+
+
+@both_ways
 def test_w6_a_load_outside_a_loop_says_what_to_do():
     """`load` and `load_many` without a running loop are a `LoopError` with advice."""
     plan: list[list[int]] = []
@@ -1988,6 +1998,7 @@ def test_w6_a_load_outside_a_loop_says_what_to_do():
     assert [] == plan
 
 
+@both_ways
 def test_w6_a_load_outside_a_loop_leaves_the_loader_usable():
     """A load that failed for want of a loop binds the loader to nothing."""
     plan: list[list[int]] = []
@@ -2002,6 +2013,7 @@ def test_w6_a_load_outside_a_loop_leaves_the_loader_usable():
     assert [[1]] == plan
 
 
+@both_ways
 def test_w6_a_hit_outside_a_loop_is_a_loop_error():
     """A remembered value does not make up for a loop that is missing or finished."""
     loader = recording([], name="users").prime(2, 20)
@@ -2019,6 +2031,7 @@ def test_w6_a_hit_outside_a_loop_is_a_loop_error():
         check_advice(caught.value)
 
 
+@both_ways
 def test_w6_a_second_loop_is_a_loop_error():
     """A loader that served one `asyncio.run` does not serve the next, and says so."""
     loader = recording([], name="users")
@@ -2039,6 +2052,7 @@ def test_w6_a_second_loop_is_a_loop_error():
     asyncio.run(second())
 
 
+@both_ways
 def test_w6_a_loader_made_outside_a_loop_serves_the_first_loop_it_meets():
     """A loader may be made, primed, read and cleared before any loop runs."""
     plan: list[list[int]] = []
@@ -2054,6 +2068,7 @@ def test_w6_a_loader_made_outside_a_loop_serves_the_first_loop_it_meets():
     assert [[2]] == plan
 
 
+@both_ways
 async def test_w6_a_load_on_another_threads_loop_is_a_loop_error():
     """A loader in use on one loop refuses a load from a loop in another thread."""
     loader = recording([], name="users")
@@ -2074,6 +2089,7 @@ async def test_w6_a_load_on_another_threads_loop_is_a_loop_error():
     check_advice(errors[0])
 
 
+@both_ways
 async def test_w6_a_load_in_a_thread_without_a_loop_is_a_loop_error():
     """A load from `asyncio.to_thread` is a `LoopError`, and the loop's own loads go on."""
     loader = recording([], name="users")
@@ -2086,3 +2102,39 @@ async def test_w6_a_load_in_a_thread_without_a_loop_is_a_loop_error():
         await within(asyncio.to_thread(call))
     check_advice(caught.value)
     assert 10 == await within(future)
+
+
+@both_ways
+async def test_w6_a_first_hit_in_another_thread_is_a_loop_error():
+    """A value that came with many is refused to another thread, as a miss is."""
+    loader = recording([], name="users")
+    await within(loader.load_many([1, 2]))
+
+    with pytest.raises(LoopError) as caught:
+        await within(asyncio.to_thread(loader.load, 1))
+    check_advice(caught.value)
+    assert 10 == await within(loader.load(1))
+
+
+@both_ways
+def test_w6_a_load_while_the_loop_stands_still_is_a_loop_error():
+    """A loop that was stopped with an open batch may go on, but nothing is loaded meanwhile."""
+    plan: list[list[int]] = []
+    loader = recording(plan, name="users")
+
+    async def first() -> list[Any]:
+        return [loader.load(1)]
+
+    async def second(futures: list[Any]) -> list[Any]:
+        return await within(asyncio.gather(*futures, loader.load(2)))
+
+    loop = asyncio.new_event_loop()
+    try:
+        futures = loop.run_until_complete(first())
+        with pytest.raises(LoopError) as caught:
+            loader.load(2)
+        assert [10, 20] == loop.run_until_complete(second(futures))
+    finally:
+        loop.close()
+    check_advice(caught.value)
+    assert [[1, 2]] == plan
