@@ -55,10 +55,8 @@ def _runner(schema: strawberry.Schema) -> Callable[[int], Coroutine[Any, Any, fl
     query = "{ items { " + " ".join(f"f{number}" for number in range(_WIDTH)) + " } }"
 
     async def run(count: int) -> float:
-        answers: list[strawberry.types.ExecutionResult] = []
         begin = clock()
-        for _ in range(count):
-            answers.append(await schema.execute(query))
+        answers = [await schema.execute(query) for _ in range(count)]
         seconds = clock() - begin
         for answer in answers:
             if answer.errors:

@@ -160,10 +160,7 @@ class SharedSource(Source):
                 found.update(zip(missing, loaded))
             if self.grouping is not None:
                 # Who changes the list that it got changes nobody else's.
-                found = {
-                    key: list(rows) if isinstance(rows, list) else rows
-                    for key, rows in found.items()
-                }
+                found = {key: _copied(rows) for key, rows in found.items()}
             return found
 
         loader = DataLoader(
@@ -213,6 +210,11 @@ class SharedSource(Source):
             # The limit is the factory's, for all its hubs on this loop.
             limiters = (self._limits.setdefault(loop, asyncio.Semaphore(limit)),)
         return equip(DataLoader(load, **options), context=Context(), limiters=limiters)
+
+
+def _copied(rows: Any) -> Any:
+    """Copy a list; what else there is, is an error."""
+    return rows.copy() if type(rows) is list else rows  # pyright: ignore[reportUnknownVariableType]
 
 
 def _check_hashable(value: object, what: str) -> None:

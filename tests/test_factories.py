@@ -1411,3 +1411,14 @@ def test_the_public_functions_have_docstrings():
     """Each public name explains itself, and shows how it is used."""
     for thing in (LoaderScope, LoaderFactory, ArgsLoaderFactory, dataloader, group_dataloader):
         assert (inspect.getdoc(thing) or "").strip()
+
+
+async def test_o6_args_are_known_by_their_annotation():
+    """A function that is annotated so may take the args before the context."""
+
+    @dataloader(args=Currency)
+    async def rows(ids: list[int], currency: Currency, context: str) -> list[str]:
+        return [f"{id} {currency.code} {context}" for id in ids]
+
+    async with LoaderScope(context="here"):
+        assert "1 EUR here" == await rows.load(1, Currency("EUR"))
