@@ -1418,7 +1418,7 @@ async def test_o6_args_are_known_by_their_annotation():
 
     @dataloader(args=Currency)
     async def rows(ids: list[int], currency: Currency, context: str) -> list[str]:
-        return [f"{id} {currency.code} {context}" for id in ids]
+        return [f"{number} {currency.code} {context}" for number in ids]
 
     async with LoaderScope(context="here"):
         assert "1 EUR here" == await rows.load(1, Currency("EUR"))
