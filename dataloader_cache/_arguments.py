@@ -17,6 +17,7 @@ __all__ = [
     "check_limiter",
     "check_name",
     "check_seconds",
+    "with_article",
 ]
 
 
@@ -29,6 +30,11 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 
+def with_article(noun: str) -> str:
+    """Put 'a' or 'an' before a noun, going by its first letter."""
+    return f"an {noun}" if noun[:1] in "aeiouAEIOU" else f"a {noun}"
+
+
 def check_name(owner: str, value: object) -> None:
     """Refuse a name that is neither a str nor None."""
     if value is not None and not isinstance(value, str):
@@ -39,8 +45,8 @@ def check_kind(owner: str, argument: str, value: object, kind: type) -> None:
     """Refuse what is neither of a type nor None."""
     if value is not None and not isinstance(value, kind):
         raise ConfigurationTypeError(
-            f"{owner}: {argument} must be a {kind.__name__}, got a {type(value).__name__}: "
-            f"{reprlib.repr(value)}"
+            f"{owner}: {argument} must be {with_article(kind.__name__)}, "
+            f"got {with_article(type(value).__name__)}: {reprlib.repr(value)}"
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from ._flight import Node, current_node
 from ._pump import QUIET_TICKS_AFTER_WINDOW, Pump
-from ._results import as_error, check_awaitable, deliver, has_error, is_error, read_values
+from ._results import as_error, check_awaitable, count, deliver, has_error, is_error, read_values
 from ._slots import Slot
 from ._stats import batch_listeners
 from .errors import LoadCancelledError, LoadTimeoutError
@@ -542,8 +542,9 @@ class Batch:
         self.has_expired = True
         self._end(
             LoadTimeoutError(
-                f"loader {state.name!r} got no result for a batch of {len(self.waiters)} keys "
-                f"within load_timeout={state.load_timeout} seconds"
+                f"loader {state.name!r} got no result for a batch of "
+                f"{count(len(self.waiters), 'key')} within "
+                f"load_timeout={state.load_timeout} seconds"
             )
         )
 

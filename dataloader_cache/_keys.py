@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
+from ._arguments import with_article
 from .errors import ConfigurationTypeError
 
 __all__ = ["PLAIN", "KeyMaker", "freeze"]
@@ -128,7 +129,7 @@ def _freeze_container(value: Any, kind: type, inside: tuple[int, ...]) -> Hashab
 def _freeze_fields(value: Any, kind: type, inside: tuple[int, ...]) -> Hashable:
     names = _field_names(value, kind)
     if names is None:
-        raise TypeError(f"a {kind.__name__} has no fields to compare")
+        raise TypeError(f"{with_article(kind.__name__)} has no fields to compare")
     fields = ((name, freeze(getattr(value, name), inside)) for name in sorted(names))
     return (_OBJECT, kind, *fields)
 

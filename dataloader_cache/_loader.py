@@ -252,6 +252,14 @@ class DataLoader(Generic[K, V]):
         else:
             label = name or _name_of(load_fn)
         owner = f"loader {label!r}"
+        if type(self) is not DataLoader:
+            options = {"max_batch_size": max_batch_size, "cache": cache, "batch": True}
+            _refuse_attributes(type(self), options, owner)
+        if load_fn is None and hasattr(type(self), "batch_load_fn"):
+            raise ConfigurationTypeError(
+                f"{owner}: {type(self).__name__} defines batch_load_fn, but the method is named "
+                f"load_fn here; rename it"
+            )
         if not callable(load_fn):
             raise ConfigurationTypeError(
                 f"{owner}: load_fn must be an async function that takes a list of keys, or a "
@@ -523,12 +531,7 @@ class DataLoader(Generic[K, V]):
 
     def _check_keys(self, keys: Iterable[K]) -> tuple[list[Hashable], dict[Hashable, Any]]:
         """Give all cache keys, and the distinct ones with the key of each one's first load."""
-        try:
-            originals = list(keys)
-        except TypeError as error:
-            raise TypeError(
-                f"loader {self._state.name!r}: load_many needs an iterable of keys: {error}"
-            ) from error
+        originals = self._listed("load_many", keys)
         if self._cache_key_fn is None:
             cache_keys = cast("list[Hashable]", originals)
         else:
@@ -635,14 +638,15 @@ class DataLoader(Generic[K, V]):
         value, and the key is not asked for; those of a running batch get the batch's. A value
         goes to the result cache too. With `cache=False` this does nothing. It needs no loop.
         """
-        self._checked(key)
+        # Before it becomes the key of a mapping, whose own error would be less clear.
+        self._memo_key(key)
         return self.prime_many({key: value}, force=force)
 
     def prime_many(self: Self, values: Mapping[K, V | Exception], *, force: bool = False) -> Self:
         """Prime each key of a mapping; all keys are checked before any is primed."""
         state = self._state
         check_kind(f"loader {state.name!r}", "values", values, Mapping)
-        primed = {self._memo_key(self._checked(key)): value for key, value in values.items()}
+        primed = {self._memo_key(key): value for key, value in values.items()}
         if not state.cache:
             return self
         for cache_key, value in primed.items():
@@ -671,7 +675,7 @@ class DataLoader(Generic[K, V]):
 
     def clear_many(self: Self, keys: Iterable[K]) -> Self:
         """Forget each of `keys`; all are checked before any is forgotten."""
-        for cache_key in [self._memo_key(key) for key in keys]:
+        for cache_key in [self._memo_key(key) for key in self._listed("clear_many", keys)]:
             self._forget(cache_key)
         return self
 
@@ -791,16 +795,20 @@ class DataLoader(Generic[K, V]):
 
     # -- keys
 
+    def _listed(self, method: str, keys: Iterable[K]) -> list[K]:
+        try:
+            return list(keys)
+        except TypeError as error:
+            raise TypeError(
+                f"loader {self._state.name!r}: {method} needs an iterable of keys: {error}"
+            ) from error
+
     def _memo_key(self, key: K) -> Hashable:
+        if key is None:
+            self._refuse_none()
         cache_key: Any = key if self._cache_key_fn is None else self._cache_key_of(key)
         self._refuse_unhashable(key, cache_key)
         return cast("Hashable", cache_key)
-
-    def _checked(self, key: K) -> K:
-        if key is None:
-            self._refuse_none()
-        self._memo_key(key)
-        return key
 
     def _cache_key_of(self, key: K) -> Any:
         if key is None:
@@ -817,10 +825,12 @@ class DataLoader(Generic[K, V]):
             hash(cache_key)
         except TypeError as error:
             what = "key" if self._cache_key_fn is None else "cache_key_fn gave a cache key"
+            is_many = self._cache_key_fn is None and type(key) in (list, set)
+            advice = "; if it holds several keys, use load_many" if is_many else ""
             raise TypeError(
                 f"loader {self._state.name!r}: {what} of type {type(cache_key).__name__} "
                 f"for key {reprlib.repr(key)}, which is not hashable; pass a cache_key_fn that "
-                f"makes a hashable key of it"
+                f"makes a hashable key of it{advice}"
             ) from error
 
 
@@ -871,6 +881,22 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _refuse_attributes(kind: type, options: Mapping[str, object], owner: str) -> None:
+    """Refuse a subclass whose class attributes say other than its options, as nobody reads them."""
+    for name, given in options.items():
+        value: object = getattr(kind, name, given)
+        # What is a method, a property or the like has a meaning of its own.
+        if value == given or callable(value) or hasattr(value, "__get__"):
+            continue
+        advice = f"pass {name}={value!r} to __init__"
+        if name == "batch":
+            advice = "pass max_batch_size=1 to __init__ to send each key alone"
+        raise ConfigurationTypeError(
+            f"{owner}: class attribute {name} = {value!r} of {kind.__name__} is no option and "
+            f"would be ignored; remove it and {advice}"
+        )
 
 
 def _never() -> bool:

@@ -8,11 +8,13 @@ from asyncio import Future, InvalidStateError
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard, cast
 
+from ._arguments import with_article
 from .errors import BatchResultError, KeyNotFoundError, LoadCancelledError
 
 __all__ = [
     "as_error",
     "check_awaitable",
+    "count",
     "deliver",
     "describe",
     "has_error",
@@ -94,12 +96,14 @@ def read_values(
         values = list(result)
     else:
         raise BatchResultError(
-            f"batch function of {owner} returned {describe(result)} for {len(keys)} keys; "
+            f"batch function of {owner} returned {describe(result)} for "
+            f"{count(len(keys), 'key')}; "
             f"return a sequence with one value per key, in key order, or a mapping"
         )
     if len(values) != len(keys):
         raise BatchResultError(
-            f"batch function of {owner} returned {len(values)} values for {len(keys)} keys; "
+            f"batch function of {owner} returned {count(len(values), 'value')} for "
+            f"{count(len(keys), 'key')}; "
             f"return one per key, in key order, or a mapping"
         )
     return values
@@ -135,4 +139,9 @@ def _not_found(key: Hashable, owner: str) -> KeyNotFoundError:
 
 def describe(value: object) -> str:
     """Name a value's type and show a bit of it."""
-    return f"a {type(value).__name__} ({reprlib.repr(value)})"
+    return f"{with_article(type(value).__name__)} ({reprlib.repr(value)})"
+
+
+def count(number: int, noun: str) -> str:
+    """Say how many there are of what a noun names."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -173,6 +173,68 @@ def test_a_subclass_without_a_batch_function_is_refused():
     assert isinstance(caught.value, TypeError)
 
 
+def test_a_subclass_in_the_style_of_aiodataloader_is_told_the_name_of_its_method():
+    """A subclass that defines `batch_load_fn` learns that the method is `load_fn` here."""
+
+    class Users(DataLoader[int, str]):
+        async def batch_load_fn(self, keys: list[int]) -> Any:
+            return keys
+
+    with pytest.raises(ConfigurationError) as caught:
+        Users()
+    assert (
+        "loader 'Users': Users defines batch_load_fn, but the method is named load_fn here; "
+        "rename it"
+    ) == str(caught.value)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(Users(load_fn), Users)
+
+
+@pytest.mark.parametrize(
+    "name, value, advice",
+    [
+        ("max_batch_size", 50, "pass max_batch_size=50 to __init__"),
+        ("cache", False, "pass cache=False to __init__"),
+        ("batch", False, "pass max_batch_size=1 to __init__ to send each key alone"),
+    ],
+)
+def test_a_class_attribute_in_the_style_of_aiodataloader_is_refused(
+    name: str, value: Any, advice: str
+):
+    """A class attribute that would be an option elsewhere is not ignored without a word."""
+    users = type("Users", (DataLoader,), {"load_fn": staticmethod(load_fn), name: value})
+
+    with pytest.raises(ConfigurationError) as caught:
+        users()
+    assert (
+        f"loader 'Users': class attribute {name} = {value!r} of Users is no option and would be "
+        f"ignored; remove it and {advice}"
+    ) == str(caught.value)
+    assert isinstance(caught.value, TypeError)
+
+
+def test_a_class_attribute_with_a_meaning_of_its_own_is_left_alone():
+    """What says the same as the options, a method and a property are no options by mistake."""
+
+    class Users(DataLoader[int, int]):
+        max_batch_size = 50
+        batch = True
+
+        def __init__(self) -> None:
+            super().__init__(load_fn, max_batch_size=self.max_batch_size)
+
+        @property
+        def cache(self) -> str:
+            return "mine"
+
+    class Teams(DataLoader[int, int]):
+        def cache(self) -> str:
+            return "mine"
+
+    assert "mine" == Users().cache
+    assert "mine" == Teams(load_fn).cache()
+
+
 def test_options_after_the_third_are_keyword_only():
     """`cache_key_fn` and what follows must be named."""
     with pytest.raises(TypeError):
@@ -256,3 +318,30 @@ async def test_a_batch_function_without_a_name_has_some_name():
 
     assert "loader '" in await failure_of(DataLoader(Users()))
     assert "loader '" in await failure_of(DataLoader(functools.partial(partly, 1)))
+
+
+# What the texts say
+
+
+async def test_a_text_says_an_before_a_vowel():
+    """A type is named with the article that it has."""
+
+    async def users(keys: list[int]) -> Any:
+        return 3
+
+    assert "returned an int (3) for 1 key; " in await failure_of(DataLoader(users))
+    wrong: Any = 3
+    with pytest.raises(ConfigurationError, match="must be an AsyncCache, got an int: 3"):
+        DataLoader(users, result_cache=wrong)
+
+
+async def test_a_text_counts_one_and_many():
+    """One key is no keys, and one value no values."""
+
+    async def users(keys: list[int]) -> list[int]:
+        return keys[1:]
+
+    loader: DataLoader[int, int] = DataLoader(users)
+    assert "returned 0 values for 1 key; " in await failure_of(loader)
+    with pytest.raises(BatchResultError, match="returned 1 value for 2 keys; "):
+        await within(loader.load_many([1, 2]))

@@ -1326,3 +1326,53 @@ async def test_m5_load_many_costs_no_future_per_key():
     assert list(range(1_000)) == await within(many)
     assert pending < 20
     assert running < 20
+
+
+@pytest.mark.parametrize("method", ["load", "peek", "clear"])
+def test_m4_none_is_no_key_for_any_method(method: str):
+    """What `load` refuses is refused by what reads and clears the memo, with the same error."""
+    loader = recording([], name="users")
+
+    with pytest.raises(TypeError) as caught:
+        getattr(loader, method)(None)
+    assert "loader 'users' was given None as a key; leave it out" == str(caught.value)
+
+
+def test_m4_clear_many_clears_nothing_where_it_refuses_a_key():
+    """`clear_many` checks all of its keys before it clears any of them."""
+    loader = recording([], name="users").prime(1, 10)
+
+    with pytest.raises(TypeError, match="None as a key"):
+        loader.clear_many([1, None])
+    assert 10 == loader.peek(1)
+
+
+def test_m4_clear_many_of_what_is_no_iterable_names_the_loader():
+    """`clear_many(5)` says what it needs, as `load_many(5)` does."""
+    loader = recording([], name="users")
+    number: Any = 5
+
+    with pytest.raises(TypeError) as caught:
+        loader.clear_many(number)
+    assert (
+        "loader 'users': clear_many needs an iterable of keys: 'int' object is not iterable"
+    ) == str(caught.value)
+
+
+@pytest.mark.parametrize("key", [[1, 2], {1, 2}], ids=["list", "set"])
+def test_m4_a_list_of_keys_is_told_of_load_many(key: Any):
+    """Who gives `load` several keys at once learns which method takes them."""
+    loader = recording([], name="users")
+
+    with pytest.raises(TypeError, match="if it holds several keys, use load_many$"):
+        loader.load(key)
+
+
+def test_m4_an_unhashable_key_that_is_no_list_is_not_told_of_load_many():
+    """A dict is one key, and so is what a `cache_key_fn` was given."""
+    key: Any = {"id": 1}
+    keyed = recording([], cache_key_fn=lambda key: key)
+
+    for loader, wrong in ((recording([]), key), (keyed, [1])):
+        with pytest.raises(TypeError, match="makes a hashable key of it$"):
+            loader.peek(wrong)
