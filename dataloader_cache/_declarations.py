@@ -7,7 +7,7 @@ mapping may lack a key, so its values may be None, but not with `missing="raise"
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
 from ._factory import (
     ArgsLoaderFactory,
@@ -15,6 +15,7 @@ from ._factory import (
     SharedArgsLoaderFactory,
     SharedLoaderFactory,
 )
+from .typing import Limiter
 
 __all__ = [
     "Declares",
@@ -23,6 +24,7 @@ __all__ = [
     "DeclaresFound",
     "DeclaresFoundArgs",
     "DeclaresFoundByCacheKey",
+    "GroupOptions",
     "Groups",
     "GroupsArgs",
     "GroupsPublic",
@@ -32,6 +34,8 @@ __all__ = [
     "List",
     "Map",
     "Request",
+    "RequestOptions",
+    "SharedOptions",
     "Shares",
     "SharesArgs",
     "SharesFound",
@@ -65,6 +69,39 @@ VaryArgs: TypeAlias = Callable[[list[K], A], Awaitable[R]] | Callable[[list[K], 
 # What it returns. With a cache_key_fn a mapping is by whatever that gives.
 Map: TypeAlias = Mapping[K, V | BaseException]
 List: TypeAlias = Sequence[V | BaseException]
+
+
+class _LoaderOptions(TypedDict, total=False):
+    max_batch_size: int | None
+    batch_window: float | None
+    max_concurrent_batches: int | None
+    limiter: Limiter | None
+    load_timeout: float | None
+    name: str | None
+
+
+class GroupOptions(_LoaderOptions, total=False):
+    """What `group_dataloader` takes besides `by`, `args` and `cache_key_fn`: as `DataLoader`."""
+
+    cache: bool
+
+
+class RequestOptions(GroupOptions, total=False):
+    """What `dataloader` takes besides `args`, `missing` and `cache_key_fn`: as `DataLoader`."""
+
+    cache_errors: bool
+
+
+class SharedOptions(_LoaderOptions, total=False):
+    """What shared factories take besides those that decide types: as `AsyncCache`, `DataLoader`."""
+
+    cache_key_fn: Callable[[Any], Hashable] | None
+    maxsize: int | None
+    stale_ttl: float
+    refresh_ahead: float | None
+    negative_ttl: float | None
+    ttl_jitter: float
+    eviction: Literal["lru", "s3fifo"]
 
 
 class Declares(Protocol):

@@ -6,7 +6,7 @@ The overloads say to type checkers what each combination of options declares.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from ._arguments import UNSET, Unset, check_name
 from ._cache import AsyncCache
@@ -17,6 +17,7 @@ from ._declarations import (
     DeclaresFound,
     DeclaresFoundArgs,
     DeclaresFoundByCacheKey,
+    GroupOptions,
     Groups,
     GroupsArgs,
     GroupsPublic,
@@ -26,6 +27,8 @@ from ._declarations import (
     List,
     Map,
     Request,
+    RequestOptions,
+    SharedOptions,
     Shares,
     SharesArgs,
     SharesFound,
@@ -44,7 +47,10 @@ from ._factory import (
 from ._function import BatchFunction, Grouping
 from ._sources import RequestSource, SharedSource
 from .errors import ConfigurationTypeError
-from .typing import Limiter
+
+if TYPE_CHECKING:
+    # Type checkers bring it along; it is in typing from Python 3.11 on only.
+    from typing_extensions import Unpack
 
 __all__ = ["dataloader", "group_dataloader"]
 
@@ -69,14 +75,7 @@ class _Dataloader:
         missing: Literal["none"] = ...,
         cache_key_fn: None = ...,
         args: None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        cache_errors: bool = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> Declares: ...
     @overload
     def __call__(
@@ -85,14 +84,7 @@ class _Dataloader:
         missing: Literal["raise"],
         cache_key_fn: None = ...,
         args: None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        cache_errors: bool = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> DeclaresFound: ...
     @overload
     def __call__(
@@ -101,14 +93,7 @@ class _Dataloader:
         cache_key_fn: Callable[[Any], Hashable],
         missing: Literal["none"] = ...,
         args: None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        cache_errors: bool = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> DeclaresByCacheKey: ...
     @overload
     def __call__(
@@ -117,14 +102,7 @@ class _Dataloader:
         cache_key_fn: Callable[[Any], Hashable],
         missing: Literal["raise"],
         args: None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        cache_errors: bool = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> DeclaresFoundByCacheKey: ...
     @overload
     def __call__(
@@ -133,14 +111,7 @@ class _Dataloader:
         args: type[A],
         missing: Literal["none"] = ...,
         cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        cache_errors: bool = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> DeclaresArgs[A]: ...
     @overload
     def __call__(
@@ -149,14 +120,7 @@ class _Dataloader:
         args: type[A],
         missing: Literal["raise"],
         cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        cache_errors: bool = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> DeclaresFoundArgs[A]: ...
     # Any: the overloads say what goes in and what comes out.
     def __call__(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -171,19 +135,7 @@ class _Dataloader:
         vary: Callable[[C], W],
         args: None = ...,
         missing: Literal["none"] = ...,
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> Shares[W]: ...
     @overload
     def shared(
@@ -193,19 +145,7 @@ class _Dataloader:
         vary: Callable[[C], W],
         args: None = ...,
         missing: Literal["raise"],
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> SharesFound[W]: ...
     @overload
     def shared(
@@ -215,19 +155,7 @@ class _Dataloader:
         vary: Callable[[C], W],
         args: type[A],
         missing: Literal["none"] = ...,
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> SharesArgs[W, A]: ...
     @overload
     def shared(
@@ -237,19 +165,7 @@ class _Dataloader:
         vary: Callable[[C], W],
         args: type[A],
         missing: Literal["raise"],
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> SharesFoundArgs[W, A]: ...
     @overload
     def shared(
@@ -259,19 +175,7 @@ class _Dataloader:
         public: Literal[True],
         args: None = ...,
         missing: Literal["none"] = ...,
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> SharesPublic: ...
     @overload
     def shared(
@@ -281,19 +185,7 @@ class _Dataloader:
         public: Literal[True],
         args: None = ...,
         missing: Literal["raise"],
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> SharesPublicFound: ...
     @overload
     def shared(
@@ -303,19 +195,7 @@ class _Dataloader:
         public: Literal[True],
         args: type[A],
         missing: Literal["none"] = ...,
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> SharesPublicArgs[A]: ...
     @overload
     def shared(
@@ -325,19 +205,7 @@ class _Dataloader:
         public: Literal[True],
         args: type[A],
         missing: Literal["raise"],
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> SharesPublicFoundArgs[A]: ...
     def shared(self, **options: Any) -> Any:
         """Declare a loader whose values live longer than a request, in a cache of their own.
@@ -374,13 +242,7 @@ class _GroupDataloader:
         by: str | Callable[[Any], Hashable],
         args: None = ...,
         cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[GroupOptions],
     ) -> Groups: ...
     @overload
     def __call__(
@@ -389,13 +251,7 @@ class _GroupDataloader:
         by: str | Callable[[Any], Hashable],
         args: type[A],
         cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        max_batch_size: int | None = ...,
-        cache: bool = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[GroupOptions],
     ) -> GroupsArgs[A]: ...
     def __call__(self, *, by: str | Callable[[Any], Hashable], **options: Any) -> Any:
         """Declare a loader of lists: `by` tells which key a row belongs to."""
@@ -409,19 +265,7 @@ class _GroupDataloader:
         ttl: float | None,
         vary: Callable[[C], W],
         args: None = ...,
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> GroupsVary[W]: ...
     @overload
     def shared(
@@ -431,19 +275,7 @@ class _GroupDataloader:
         ttl: float | None,
         vary: Callable[[C], W],
         args: type[A],
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> GroupsVaryArgs[W, A]: ...
     @overload
     def shared(
@@ -453,19 +285,7 @@ class _GroupDataloader:
         ttl: float | None,
         public: Literal[True],
         args: None = ...,
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> GroupsPublic: ...
     @overload
     def shared(
@@ -475,19 +295,7 @@ class _GroupDataloader:
         ttl: float | None,
         public: Literal[True],
         args: type[A],
-        maxsize: int | None = ...,
-        stale_ttl: float = ...,
-        refresh_ahead: float | None = ...,
-        negative_ttl: float | None = ...,
-        ttl_jitter: float = ...,
-        eviction: Literal["lru", "s3fifo"] = ...,
-        max_batch_size: int | None = ...,
-        cache_key_fn: Callable[[Any], Hashable] | None = ...,
-        batch_window: float | None = ...,
-        max_concurrent_batches: int | None = ...,
-        limiter: Limiter | None = ...,
-        load_timeout: float | None = ...,
-        name: str | None = ...,
+        **options: Unpack[SharedOptions],
     ) -> GroupsPublicArgs[A]: ...
     def shared(self, *, by: str | Callable[[Any], Hashable], **options: Any) -> Any:
         """Declare a loader whose values live longer than a request, in a cache of their own.
