@@ -83,13 +83,15 @@ class Pump:
         batch.patience = patience
         self._open.append(batch)
         if not self._armed:
-            self._arm()
+            self._arm(asyncio.get_running_loop())
 
-    def _arm(self) -> None:
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The loop is handed on, since asking for it is dear before Python 3.12. The pump must not
+        # hold it: a loop and its pump would keep each other for ever.
         self._armed = True
-        asyncio.get_running_loop().call_soon(self._tick)
+        loop.call_soon(self._tick, loop)
 
-    def _tick(self) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         staying: list[Pumped] = []
         leaving: list[Pumped] = []
         for batch in self._open:
@@ -110,7 +112,7 @@ class Pump:
         # Armed before anything is sent: with eager tasks, sending runs the user's function here.
         self._armed = False
         if staying:
-            self._arm()
+            self._arm(loop)
         try:
             while leaving:
                 leaving.pop(0).send()
