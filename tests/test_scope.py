@@ -417,7 +417,9 @@ async def test_o2_a_task_that_outlives_the_scope_is_where_it_was_after_its_own()
             task = asyncio.create_task(late())
             await ticks(3)
         go.set()
-        assert [NoScopeError] == [type(error) for error in await outcomes(task)]
+        (error,) = await outcomes(task)
+    assert isinstance(error, NoScopeError)
+    assert "closed" in str(error)
     assert [] == plan
 
 
@@ -1816,6 +1818,22 @@ async def test_reset_frees_what_was_loaded():
         await ticks(3)
         gc.collect()
         assert (20, []) == (len(watch.references), watch.alive())
+
+
+async def test_scopes_that_follow_each_other_do_not_hold_each_other():
+    """Scopes that are activated one after the other and closed don't add up."""
+    watch = Watch()
+
+    async def worker() -> None:
+        for _ in range(20):
+            scope = LoaderScope(context=watch.add(Value()))
+            scope.activate()
+            scope.close()
+            del scope
+        gc.collect()
+        assert 1 >= len(watch.alive())
+
+    await in_no_context(worker())
 
 
 async def test_a_scope_that_nobody_closes_is_collected():
