@@ -1534,6 +1534,26 @@ def test_l1_a_load_that_its_loop_left_unfinished_is_started_anew():
     assert ["a", "a"] == calls
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"max_concurrent_batches": 1}], ids=["plain", "max_concurrent_batches"]
+)
+def test_l1_a_shared_factory_keeps_no_closed_loop(options: dict[str, Any]):
+    """Of the loops on which a factory was used, no more than the last one is kept alive."""
+    watch = Watch()
+    users = varying([], **options)
+
+    async def main(number: int) -> None:
+        await outcomes(*(request(users, number, tenant=tenant) for tenant in "abc"))
+
+    for number in range(5):
+        loop = watch.add(asyncio.new_event_loop())
+        loop.run_until_complete(main(number))
+        loop.close()
+        del loop
+    gc.collect()
+    assert 1 >= len(watch.alive())
+
+
 def test_l1_threads_share_results_and_nothing_else():
     """Loops in several threads load for themselves at the same time, and share what they got."""
     both_run = threading.Barrier(2)
