@@ -34,6 +34,9 @@ class LoaderScopeMiddleware:
     remembered would grow old with it: open a scope for each message, or use `per_event`.
     A scope without a context gets that of a Strawberry operation in it.
 
+    Batch functions see the context variables that are set where the scope is opened. So this
+    middleware stands inside of those that set some, say for the user who is logged in.
+
     Args:
         app: The application to wrap.
         context: A function, or coroutine function, that makes the context of the request's loaders
