@@ -42,6 +42,7 @@ class World:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    limiter: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     inner: Any = None
     loaders = property(lambda self: LoaderScope.current())
 
@@ -1006,3 +1007,43 @@ class TestALimiter:
         await schema.execute("{ users { name greeting } }", context_value=world)
 
         assert 2 == gate.entered
+
+    async def test_lets_one_session_serve_two_loaders(self) -> None:
+        """An `AsyncSession` refuses what happens at the same time; a limiter of 1 prevents it."""
+        pytest.importorskip("aiosqlite")
+        from sqlalchemy import text
+        from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+        async def ask(session: AsyncSession, keys: list[int]) -> list[int]:
+            await session.execute(text("SELECT 1"))
+            return keys
+
+        @dataloader
+        async def first(keys: list[int], world: World) -> list[int]:
+            return await ask(world.inner, keys)
+
+        @dataloader
+        async def second(keys: list[int], world: World) -> list[int]:
+            return await ask(world.inner, keys)
+
+        @strawberry.type
+        class Both:
+            @strawberry.field
+            async def first(self) -> int:
+                return await first.load(1)
+
+            @strawberry.field
+            async def second(self) -> int:
+                return await second.load(2)
+
+        schema = strawberry.Schema(
+            Both,
+            extensions=[lambda: DataLoaderExtension(limiter=lambda world: world.limiter)],
+        )
+        engine = create_async_engine("sqlite+aiosqlite://")
+        for _ in range(20):
+            async with AsyncSession(engine) as session:
+                world = World(inner=session)
+                result = await schema.execute("{ first second }", context_value=world)
+            assert {"first": 1, "second": 2} == data(result)
+        await engine.dispose()
