@@ -26,6 +26,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import asdict, dataclass, field
 from threading import RLock
@@ -141,6 +142,11 @@ class _Local:
         self.queue: deque[_Load] = deque()
         self.running = 0
 
+    def joinable(self, key: Hashable) -> _Flight | None:
+        """Give the flight that who wants the key now may join."""
+        flight = self.flights.get(key)
+        return None if flight is None or flight.suspects or flight.is_done else flight
+
 
 class _Load:
     """One call of a loader or batch loader, in a task that the cache owns."""
@@ -168,14 +174,20 @@ class _Load:
     )
 
     def __init__(
-        self, cache: AsyncCache, local: _Local, function: Callable[..., Any], *, is_batch: bool
+        self,
+        cache: AsyncCache,
+        local: _Local,
+        function: Callable[..., Any],
+        flights: dict[Hashable, _Flight],
+        *,
+        is_batch: bool,
     ) -> None:
         self._cache = cache
         self._local = local
         self.function = function
         self.is_batch = is_batch
         self.is_open = is_batch
-        self.flights: dict[Hashable, _Flight] = {}
+        self.flights = flights
         self.node = Node(cache._name)
         self.patience = self.seen = self.quiet = self.ticks = 0
         self.has_slot = False
@@ -289,16 +301,16 @@ class _Load:
             self._fail(error)
         else:
             self._cache._load_times.add(self._local.loop.time() - began)
-            self._settle(keys, values)
+            self._settle(values)
         finally:
             self.node.has_ended = True
             # A cancelled task keeps its error, and with that this frame: no circle here.
             del task
             self._end()
 
-    def _settle(self, keys: list[Hashable], values: Sequence[Any]) -> None:
-        for key, value in zip(keys, values):
-            flight = self.flights[key]
+    def _settle(self, values: Sequence[Any]) -> None:
+        # In the order of the keys that were asked for, and without looking one up.
+        for flight, value in zip(list(self.flights.values()), values):
             if is_error(value):
                 self._cache._crash(self._local, flight, as_error(value, self._cache._owner))
             else:
@@ -626,8 +638,8 @@ class AsyncCache:
             self._stale_hits += 1
             return (value,)
         local = self._local()
-        flight = local.flights.get(key)
-        if flight is None or flight.suspects:
+        flight = local.joinable(key)
+        if flight is None:
             flight = self._start(local, key, function, batch_loader, ttl, tags)
         else:
             self._joins += 1
@@ -662,7 +674,8 @@ class AsyncCache:
         may_refresh = now >= entry.fresh_until and now >= self._retry_at.get(key, now)
         if function is not None and may_refresh:
             local = self._local()
-            if key not in local.flights:
+            running = local.flights.get(key)
+            if running is None or running.is_done:
                 self._refreshes += 1
                 flight = self._start(local, key, function, batch_loader, ttl, tags)
                 flight.is_background = True
@@ -685,26 +698,34 @@ class AsyncCache:
         if self._load_timeout is not None:
             handle = local.loop.call_later(self._load_timeout, self._expire_load, local, flight)
             flight.timers.append(handle)
-        if batch_loader is None:
-            load = flight.load = _Load(self, local, function, is_batch=False)
-            load.flights[key] = flight
-            load.start()
-            return flight
+        try:
+            if batch_loader is None:
+                load = flight.load = _Load(self, local, function, {key: flight}, is_batch=False)
+                load.start()
+            else:
+                self._join_batch(local, flight, batch_loader)
+        except BaseException:
+            # A key that raises in __hash__ or __eq__: nothing will end this flight any more.
+            self._settle(flight, None)
+            raise
+        return flight
+
+    def _join_batch(self, local: _Local, flight: _Flight, function: _BatchLoader) -> None:
+        """Put a flight into the open batch of a function, or into a new one."""
         batch = local.open.get(_identity(function))
-        if batch is not None and key in batch.flights:
+        if batch is not None and flight.key in batch.flights:
             # Invalidated since: the batch has not left, but its flight for the key has no future.
             batch.send()
             batch = None
         if batch is None:
-            batch = _Load(self, local, function, is_batch=True)
+            batch = _Load(self, local, function, {}, is_batch=True)
             batch.open(self._max_batch_size)
             batch.wait(self._batch_window)
         flight.load = batch
-        batch.flights[key] = flight
+        batch.flights[flight.key] = flight
         batch.passes = batch.passes or enclosing() is not None
         if batch.limit is not None and len(batch.flights) >= batch.limit:
             batch.send()
-        return flight
 
     def _wait(self, local: _Local, flight: _Flight) -> Future[Any]:
         """Add a waiter; refuse it where the enclosing load would wait for itself."""
@@ -731,15 +752,15 @@ class AsyncCache:
             return
         try:
             seconds, tags = self._terms(flight.key, value, flight.ttl, flight.tags)
+            with self._lock:
+                if local.flights.get(flight.key) is flight:
+                    del local.flights[flight.key]
+                    if flight.suspects.isdisjoint(tags):
+                        self._write(flight.key, value, seconds, tags)
         except Exception as error:
+            # Also of a key that raises in __hash__ or __eq__: the others of its batch go on.
             self._crash(local, flight, error)
             return
-        with self._lock:
-            is_registered = local.flights.get(flight.key) is flight
-            if is_registered:
-                del local.flights[flight.key]
-                if flight.suspects.isdisjoint(tags):
-                    self._write(flight.key, value, seconds, tags)
         self._settle(flight, value)
 
     def _crash(self, local: _Local, flight: _Flight, error: BaseException) -> None:
@@ -747,22 +768,13 @@ class AsyncCache:
         if flight.is_done:
             return
         self._load_errors += 1
-        stale: Entry | None = None
-        value: object = None
-        with self._lock:
-            is_registered = local.flights.get(flight.key) is flight
-            if is_registered:
-                del local.flights[flight.key]
-            entry = self._data.get(flight.key)
-            if is_registered and entry is not None:
-                now = self._clock()
-                self._retry_at[flight.key] = now + self._retry_after
-                if not flight.is_forced and now < entry.expires_at + self._stale_ttl:
-                    stale = entry
-                    value = entry.value
+        stale: tuple[Any] | None = None
+        # A key that raises in __hash__ or __eq__ stays: a flight that is done is joined by nobody.
+        with suppress(Exception):
+            stale = self._unregister(local, flight)
         if stale is not None:
             self._stale_hits += sum(not waiter.done() for waiter in flight.waiters)
-            self._settle(flight, value)
+            self._settle(flight, stale[0])
             return
         had_waiters = bool(flight.waiters)
         is_news = had_waiters and not isinstance(error, LoadCancelledError)
@@ -774,6 +786,20 @@ class AsyncCache:
                     "exception": error,
                 }
             )
+
+    def _unregister(self, local: _Local, flight: _Flight) -> tuple[Any] | None:
+        """Take out a flight that failed; give the stale value that may stand in for its own."""
+        with self._lock:
+            if local.flights.get(flight.key) is not flight:
+                return None
+            del local.flights[flight.key]
+            entry = self._data.get(flight.key)
+            if entry is None:
+                return None
+            now = self._clock()
+            self._retry_at[flight.key] = now + self._retry_after
+            may_stand_in = not flight.is_forced and now < entry.expires_at + self._stale_ttl
+            return (entry.value,) if may_stand_in else None
 
     @staticmethod
     def _settle(flight: _Flight, outcome: object) -> int:
@@ -918,9 +944,10 @@ class AsyncCache:
     def _sweep(self) -> None:
         with self._lock:
             now = self._clock()
+            # First, so that after a key that raises in __hash__ the next write arms another.
+            self._sweeper = None
             for key in list(self._expiry.take_due(now, _SWEEP_MOST)):
                 self._age_out(key, now)
-            self._sweeper = None
             if self._expiry and now >= self._expiry.first_end():
                 self._arm_in(asyncio.get_running_loop(), 0.0)
             else:
@@ -986,8 +1013,7 @@ class AsyncCache:
         """Remove every value, detach every load in progress, and set the counters to zero."""
         with self._lock:
             for local in self._locals.values():
-                for key in list(local.flights):
-                    self._detach(key)
+                local.flights.clear()
             self._store.clear()
             self._tagged.clear()
             self._retry_at.clear()
@@ -1150,8 +1176,8 @@ class AsyncCache:
         if not joins:
             self._misses += 1
         local = self._local()
-        flight = local.flights.get(key)
-        if flight is None or flight.suspects or not (joins and flight.is_forced):
+        flight = local.joinable(key)
+        if flight is None or not (joins and flight.is_forced):
             if self._fresh(key) is not None:
                 self._refreshes += 1
             flight = self._start(local, key, loader, None, ttl, tags)
@@ -1336,7 +1362,7 @@ async def fetch_many(
 
     It goes on when the loader is closed, since others may have joined; not after a timeout.
     """
-    load = _Load(cache, cache._local(), batch_function, is_batch=True)
+    load = _Load(cache, cache._local(), batch_function, {}, is_batch=True)
     load.context = context
     load.open(None)
     try:

@@ -13,7 +13,7 @@ import pytest
 from dataloader_cache import AsyncCache, AsyncLRU
 from dataloader_cache._cache import _sweep
 from dataloader_cache.errors import ConfigurationError, LoadCancelledError
-from dataloader_cache.testing import ManualClock
+from dataloader_cache.testing import ManualClock, run_virtual
 
 
 async def one() -> int:
@@ -316,3 +316,153 @@ async def test_two_methods_of_one_instance_do_not_share_a_batch():
     gets = [cache.get(1, batch_loader=source.many), cache.get(2, batch_loader=source.others)]
     assert [1, 2] == await asyncio.gather(*gets)
     assert [[-2], [1]] == sorted(source.batches)
+
+
+# Keys that are not to be trusted
+
+
+class Moody:
+    """A key whose __hash__ raises after it has been called a number of times."""
+
+    def __init__(self, patience: int = 10**6) -> None:
+        self.patience = patience
+
+    def __hash__(self) -> int:
+        self.patience -= 1
+        if self.patience < 0:
+            raise ZeroDivisionError
+        return 7
+
+
+class Quarrelsome:
+    """A key that has the hash of others and raises when it is compared, if it `is_angry`."""
+
+    is_angry = False
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        if self.is_angry:
+            raise ZeroDivisionError
+        return self is other
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
+async def test_a_key_that_raises_while_its_batch_settles_leaves_the_others_alone(fails: bool):
+    """Its own caller gets the error, the others get what was loaded for them."""
+    key = Moody()
+
+    async def load_many(keys: list[Any]) -> list[Any]:
+        key.patience = 0
+        if fails:
+            raise ValueError
+        return [str(type(key)) if isinstance(key, Moody) else key for key in keys]
+
+    cache = AsyncCache(max_concurrent_loads=1)
+    gets = [cache.get(each, batch_loader=load_many) for each in (1, key, 2)]
+    found = await asyncio.wait_for(asyncio.gather(*gets, return_exceptions=True), 5)
+    kinds = [ValueError] * 3 if fails else [int, ZeroDivisionError, int]
+    assert kinds == [type(outcome) for outcome in found]
+    assert (0 if fails else 2) == len(cache)
+    assert 3 == await asyncio.wait_for(cache.get(3, batch_loader=echo), 5)
+
+
+async def test_a_key_that_can_not_be_compared_while_its_batch_settles_leaves_the_others_alone():
+    """The same holds for `__eq__`, which the keys with its hash meet."""
+    first, angry = Quarrelsome(), Quarrelsome()
+
+    async def load_many(keys: list[Any]) -> list[Any]:
+        angry.is_angry = first.is_angry = True
+        return [1, 2, 3]
+
+    cache = AsyncCache()
+    gets = [cache.get(each, batch_loader=load_many) for each in (first, angry, "other")]
+    found = await asyncio.wait_for(asyncio.gather(*gets, return_exceptions=True), 5)
+    assert [int, ZeroDivisionError, int] == [type(outcome) for outcome in found]
+    assert 3 == cache.peek("other")
+
+
+async def use_with_a_moody_key(cache: AsyncCache, way: str, key: Any, fails: bool) -> list[Any]:
+    async def load_many(keys: list[Any]) -> list[Any]:
+        await asyncio.sleep(0)
+        if fails:
+            raise ValueError
+        return [2 if each == 2 else "moody" for each in keys]
+
+    async def load() -> str:
+        return (await load_many([key]))[0]
+
+    if way == "batch":
+        asked = [cache.get(2, batch_loader=load_many), cache.get(key, batch_loader=load_many)]
+        asked.append(cache.get(key, batch_loader=load_many))
+    elif way == "many":
+        asked = [cache.get(2, batch_loader=load_many), cache.get_many([key, 3], load_many)]
+    elif way == "refresh":
+        asked = [cache.get(2, batch_loader=load_many), cache.refresh(key, load)]
+    else:
+        asked = [cache.get(2, batch_loader=load_many), cache.get(key, load), cache.get(key, load)]
+    tasks = [asyncio.ensure_future(each) for each in asked]
+    _, pending = await asyncio.wait(tasks, timeout=20)
+    assert set() == pending
+    return [task.exception() or task.result() for task in tasks]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
+@pytest.mark.parametrize("way", ["batch", "many", "refresh", "loader"])
+@pytest.mark.loop_kinds("asyncio", "uvloop", "eager")
+async def test_a_key_that_raises_when_it_is_hashed_hangs_nobody(way: str, fails: bool):
+    """Whenever a key begins to raise, everybody is settled, and the cache works on with it."""
+    loop = asyncio.get_running_loop()
+    # A get() that raised has left a load without callers, which reports its failure.
+    loop.set_exception_handler(lambda *_: None)
+    for patience in range(1, 40):
+        key = Moody(patience)
+        cache = AsyncCache(batch_window=0, max_concurrent_loads=1, load_timeout=10)
+        neighbour, *_ = await use_with_a_moody_key(cache, way, key, fails)
+        assert isinstance(neighbour, ValueError) if fails else 2 == neighbour
+        await ticks(20)
+        local = cache._locals[loop]
+        assert set() == local.pump.live
+        assert 0 == local.running
+        key.patience = 10**6
+        assert "moody" == (await use_with_a_moody_key(cache, way, key, False))[1] or way == "many"
+        assert "moody" == cache.peek(key)
+
+
+def test_a_key_that_raises_when_its_time_is_over_does_not_end_the_sweep():
+    """The next value with a TTL is freed in time all the same."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reports: list[Any] = []
+        loop.set_exception_handler(lambda _, context: reports.append(context["exception"]))
+        cache, key = AsyncCache(clock=loop.time), Moody()
+        cache.set(key, 1, ttl=1)
+        key.patience = 0
+        await asyncio.sleep(5)
+        assert [ZeroDivisionError] == list(map(type, reports))
+        cache.set("b", 1, ttl=1)
+        await asyncio.sleep(5)
+        assert 1 == len(cache)
+
+    run_virtual(main)
+
+
+async def test_a_key_that_raises_does_not_keep_the_cache_from_being_cleared():
+    """`clear` needs to know no key."""
+    gate = asyncio.Event()
+
+    async def load() -> int:
+        await gate.wait()
+        return 1
+
+    cache, key = AsyncCache(), Moody()
+    asking = [asyncio.ensure_future(cache.get(each, load)) for each in (key, "b")]
+    await ticks(3)
+    key.patience = 0
+    cache.clear()
+    key.patience = 10**6
+    gate.set()
+    assert [1, 1] == await asyncio.gather(*asking)
+    assert 0 == len(cache)
