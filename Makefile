@@ -64,8 +64,9 @@ test-typing: $(VENVS)/dev/.ready
 	$(DEV) -m mypy tests/typing
 	$(DEV) -m pyright --pythonpath $(DEV) tests/typing
 
+# A file at a time in each process: they start servers, which their tests share.
 test-outer: $(VENVS)/dev/.ready
-	$(DEV) -m pytest $(OUTER_TESTS) $(ARGS)
+	$(DEV) -m pytest -n auto --dist loadfile $(OUTER_TESTS) $(ARGS)
 
 # The core is for every Python from 3.10 up, so it is checked as the oldest and the newest see it.
 check: $(VENVS)/dev/.ready

@@ -32,8 +32,10 @@ class _Item:
 
 class _Hook(SchemaExtension):
     # Any: values of all types pass through here.
-    def resolve(self, _next: Callable[..., Any], root: Any, info: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        return _next(root, info, **kwargs)
+    def resolve(
+        self, _next: Callable[..., Any], root: Any, info: Any, *args: str, **kwargs: Any
+    ) -> Any:
+        return _next(root, info, *args, **kwargs)
 
 
 def queries(fields: int) -> list[Callable[[int], Coroutine[Any, Any, float]]]:

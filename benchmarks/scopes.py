@@ -30,6 +30,9 @@ _MOST_FOR_THE_EXTENSION = 1.01
 _FIELDS = 3_000
 
 
+_Way = Callable[[int], Coroutine[Any, Any, float]]
+
+
 @dataclass(frozen=True)
 class Settings:
     """How much to measure; `budget` is how many seconds of samples a contender gets for a row."""
@@ -44,7 +47,7 @@ class _Case:
     """One piece of work: with what we add, and without it."""
 
     work: str
-    ways: Mapping[str, Callable[[int], Coroutine[Any, Any, float]]]
+    ways: Mapping[str, _Way]
     count: int
     unit: str = "ns each"
     scale: float = 1e9
@@ -158,7 +161,7 @@ def _cases(settings: Settings) -> list[_Case]:
     if find_spec("dataloader_cache.integrations.strawberry") is not None:
         from benchmarks._extension import queries
 
-        ways = dict(zip(COLUMNS, queries(_FIELDS)))
+        ways: dict[str, _Way] = dict(zip(COLUMNS, queries(_FIELDS)))
         work = f"a query of {_FIELDS:,} fields that loads nothing"
         cases.append(_Case(work, ways, 1, "ms each", 1e3, _judge_extension))
     return cases
