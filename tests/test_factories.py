@@ -899,6 +899,24 @@ async def test_o6_args_keep_the_options():
     assert {"amounts"} == {name[:7] for name, _ in recorder.plan}
 
 
+async def test_o6_max_concurrent_batches_counts_over_all_args():
+    """The batches of one scope's loader are limited together, whatever their arguments."""
+    inside = most = 0
+
+    @dataloader(args=Currency, max_concurrent_batches=1)
+    async def prices(keys: list[int], currency: Currency) -> list[int]:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await ticks(5)
+        inside -= 1
+        return keys
+
+    async with LoaderScope():
+        await outcomes(prices.load(1, EUR), prices.load(1, USD))
+    assert 1 == most
+
+
 async def test_o6_scopes_do_not_share_loaders_with_args():
     """What one scope has loaded with arguments the next one asks for again."""
     plan: list[Any] = []
@@ -1258,7 +1276,8 @@ async def test_o7_values_are_provided_to_their_own_scope():
         assert "ann@x" == outer[users_by_email].peek("ann@x").email
 
 
-async def test_o7_what_was_cleared_meanwhile_is_not_provided():
+@pytest.mark.parametrize("way", ["clear", "clear_many", "clear_all"])
+async def test_o7_what_was_cleared_meanwhile_is_not_provided(way: str):
     """A value that was read before its key was cleared elsewhere does not come back."""
     plan: list[Any] = []
     go = asyncio.Event()
@@ -1275,7 +1294,12 @@ async def test_o7_what_was_cleared_meanwhile_is_not_provided():
     async with LoaderScope():
         waiting = slow.load(1)
         await until(lambda: plan)
-        users_by_email.clear("ann@x")
+        if way == "clear":
+            users_by_email.clear("ann@x")
+        elif way == "clear_many":
+            users_by_email.clear_many(["ann@x"])
+        else:
+            users_by_email.clear_all()
         go.set()
         await within(waiting)
         assert users_by_email.peek("ann@x") is None

@@ -780,6 +780,8 @@ async def test_o4_the_same_limiter_for_both_is_taken_once():
     semaphore = asyncio.Semaphore(1)
     assert 1 == await measured(semaphore, limiter=semaphore)
     assert not semaphore.locked()
+    semaphore = asyncio.Semaphore(2)
+    assert 2 == await measured(semaphore, limiter=semaphore)
 
 
 async def test_o4_scopes_with_limiters_of_their_own_do_not_wait_for_each_other():

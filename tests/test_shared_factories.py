@@ -1103,6 +1103,20 @@ async def test_o7_a_value_from_the_cache_does_not_come_back_after_a_clear():
     assert [[5]] == plan
 
 
+async def test_o7_a_value_from_the_cache_is_provided_after_a_reset():
+    """A scope that was reset, for a new event perhaps, provides what is in a cache as a new one."""
+    plan: list[Any] = []
+    shared = public([])
+    halves = declare_halves(plan)
+    shared.provides(halves, key=lambda value: value // 2)
+    async with LoaderScope() as scope:
+        halves.clear(5)
+        scope.reset()
+        await within(shared.load(1))
+        assert 10 == await within(halves.load(5))
+    assert [] == plan
+
+
 # A request that goes away
 
 
