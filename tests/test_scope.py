@@ -776,12 +776,20 @@ async def test_o4_the_factory_s_own_limiter_counts_too():
 
 
 async def test_o4_the_same_limiter_for_both_is_taken_once():
-    """A batch does not wait for the slot that it holds already."""
-    semaphore = asyncio.Semaphore(1)
-    assert 1 == await measured(semaphore, limiter=semaphore)
-    assert not semaphore.locked()
+    """A batch takes one slot of a limiter, also where factory and scope have the same one."""
     semaphore = asyncio.Semaphore(2)
-    assert 2 == await measured(semaphore, limiter=semaphore)
+    gate = Gate()
+    users, posts = gate.declare(limiter=semaphore), gate.declare(limiter=semaphore)
+    async with LoaderScope(limiter=semaphore):
+        first = users.load(1)
+        await gate.running(1)
+        await ticks(5)
+        second = posts.load(2)
+        await gate.running(2)
+        gate.answer(0)
+        gate.answer(1)
+        assert [10, 20] == await outcomes(first, second)
+    await until(lambda: not semaphore.locked())
 
 
 async def test_o4_scopes_with_limiters_of_their_own_do_not_wait_for_each_other():
