@@ -1367,6 +1367,54 @@ async def test_o7_values_beside_an_error_are_provided():
     assert [] == plan
 
 
+@pytest.mark.parametrize("options", [{"cache_errors": True}, {"cache": False}], ids=str)
+async def test_o7_errors_are_never_provided(options: dict[str, Any]):
+    """No key function sees an error, also where errors are remembered, or nothing is."""
+    _, users_by_email = people([])
+    asked: list[Any] = []
+
+    @dataloader(**options)
+    async def some(keys: list[int]) -> list[Any]:
+        return [User(key, None) if key == 1 else Broken() for key in keys]
+
+    def key(value: Any) -> None:
+        asked.append(value)
+
+    some.provides(users_by_email, key=key)
+    async with LoaderScope():
+        await within(some.load_many([1, 2], return_exceptions=True))
+    assert [User(1, None)] == asked
+
+
+@pytest.mark.parametrize("way", ["clear", "clear_all", "reset"])
+async def test_o7_a_loader_without_memo_provides_nothing_that_it_was_to_forget(way: str):
+    """A value that was read before its loader was cleared is not provided, memo or not."""
+    plan: list[Any] = []
+    go = asyncio.Event()
+    _, users_by_email = people(plan)
+
+    @dataloader(cache=False)
+    async def slow(keys: list[int]) -> list[User]:
+        plan.append("slow")
+        rows = [User(key, "ann@x") for key in keys]
+        await go.wait()
+        return rows
+
+    slow.provides(users_by_email, key=lambda user: user.email)
+    async with LoaderScope() as scope:
+        waiting = slow.load(1)
+        await until(lambda: plan)
+        if way == "clear":
+            slow.clear(1)
+        elif way == "clear_all":
+            slow.clear_all()
+        else:
+            scope.reset()
+        go.set()
+        await within(waiting)
+        assert users_by_email.peek("ann@x") is None
+
+
 async def test_o7_a_loader_without_memo_provides_too():
     """What a loader does not remember itself it can still provide."""
     plan: list[Any] = []
