@@ -180,6 +180,18 @@ PINNED = {
     ],
 }
 
+# Each row of "Wire it up", and the tests that use that line, over a real transport if it has one.
+WIRED = {
+    "Strawberry, on any server": ("test_strawberry_transports.py", "test_a_request_reads_afresh"),
+    "Starlette, FastAPI": ("test_asgi.py", "test_each_request_reads_afresh"),
+    "Litestar": ("test_asgi.py", "test_each_request_reads_afresh"),
+    "Quart": ("test_asgi.py", "test_each_request_reads_afresh"),
+    "one endpoint of FastAPI": ("test_fastapi.py", "test_an_endpoint_loads_in_batches"),
+    "Django, async views": ("test_django.py", "test_an_async_view_loads_in_batches"),
+    "anything else": ("test_scope.py", "test_the_context_is_the_second_parameter"),
+    "events, anywhere": ("test_per_event.py", "test_every_event_is_read_fresh"),
+}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -358,3 +370,12 @@ def test_every_row_of_what_happens_when_is_held_by_a_test():
 
     assert list(PINNED) == rows("What happens when…")
     assert [] == [name for names in PINNED.values() for name in names if name not in functions]
+
+
+def test_every_line_that_wires_a_framework_is_tested():
+    """What the README says to write for a framework is what a test writes."""
+    files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+
+    assert list(WIRED) == rows("Wire it up")
+    for file, name in WIRED.values():
+        assert f"def {name}(" in files[file].read_text(encoding="utf-8")
