@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import Context
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from ._arguments import UNSET
 from ._cache import ABSENT, AsyncCache, hit
@@ -129,7 +129,10 @@ class SharedSource(Source):
         self._hubs: WeakKeyDictionary[
             asyncio.AbstractEventLoop, WeakValueDictionary[Hashable, _Loader]
         ] = WeakKeyDictionary()
-        self._limits: WeakKeyDictionary[asyncio.AbstractEventLoop, Limiter] = WeakKeyDictionary()
+        # Weak on both sides: a semaphore knows its loop, and the hubs that use it hold it.
+        self._limits: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[asyncio.Semaphore]] = (
+            WeakKeyDictionary()
+        )
         self._cache_key_fn: Callable[[Any], Hashable] | None = options.get("cache_key_fn")
         self._missing_raises = options.get("missing") == "raise"
 
@@ -208,7 +211,12 @@ class SharedSource(Source):
         limiters: tuple[Limiter, ...] = ()
         if limit is not None:
             # The limit is the factory's, for all its hubs on this loop.
-            limiters = (self._limits.setdefault(loop, asyncio.Semaphore(limit)),)
+            known = self._limits.get(loop)
+            semaphore = None if known is None else known()
+            if semaphore is None:
+                semaphore = asyncio.Semaphore(limit)
+                self._limits[loop] = ref(semaphore)
+            limiters = (semaphore,)
         return equip(DataLoader(load, **options), context=Context(), limiters=limiters)
 
 
