@@ -102,6 +102,7 @@ class SharedOptions(_LoaderOptions, total=False):
     negative_ttl: float | None
     ttl_jitter: float
     eviction: Literal["lru", "s3fifo"]
+    clock: Callable[[], float]
 
 
 class Declares(Protocol):

@@ -222,8 +222,8 @@ class _Dataloader:
                 permissions. Scopes share keys, batches and values where it is equal.
             public: True says that the values are the same for everybody.
             **options: `maxsize` (1024), `stale_ttl`, `refresh_ahead`, `negative_ttl`,
-                `ttl_jitter` and `eviction` of `AsyncCache`, and those of `dataloader` but `cache`
-                and `cache_errors`.
+                `ttl_jitter`, `eviction` and `clock` of `AsyncCache`, and those of `dataloader`
+                but `cache` and `cache_errors`.
 
         Raises:
             ConfigurationError: Neither or both of `vary` and `public` are given, or another
@@ -313,8 +313,8 @@ class _GroupDataloader:
                 permissions. Scopes share keys, batches and values where it is equal.
             public: True says that the values are the same for everybody.
             **options: `maxsize` (1024), `stale_ttl`, `refresh_ahead`, `negative_ttl`,
-                `ttl_jitter` and `eviction` of `AsyncCache`, and those of `group_dataloader`
-                but `cache`.
+                `ttl_jitter`, `eviction` and `clock` of `AsyncCache`, and those of
+                `group_dataloader` but `cache`.
 
         Raises:
             ConfigurationError: Neither or both of `vary` and `public` are given, or another
@@ -364,7 +364,7 @@ _LOADER_OPTIONS: Final = frozenset(
 _GROUP_OPTIONS: Final = _LOADER_OPTIONS | {"cache"}
 _REQUEST_OPTIONS: Final = _GROUP_OPTIONS | {"cache_errors", "missing"}
 _CACHE_OPTIONS: Final = frozenset(
-    {"eviction", "maxsize", "negative_ttl", "refresh_ahead", "stale_ttl", "ttl_jitter"}
+    {"clock", "eviction", "maxsize", "negative_ttl", "refresh_ahead", "stale_ttl", "ttl_jitter"}
 )
 _SHARED_OPTIONS: Final = _LOADER_OPTIONS | _CACHE_OPTIONS | {"missing", "public", "ttl", "vary"}
 

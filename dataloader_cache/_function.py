@@ -38,13 +38,15 @@ class BatchFunction:
         self.name = name or _name_of(function)
         self.owner = f"loader factory {self.name!r}"
         self.args = args
-        if not callable(function):
+        if isinstance(function, type) or not callable(function):
             raise ConfigurationTypeError(
                 f"{self.owner}: expected an async function of a list of keys, got {function!r}"
             )
         bare = inspect.unwrap(function)
         while isinstance(bare, functools.partial):
             bare = inspect.unwrap(bare.func)
+        if inspect.ismethod(bare):
+            bare = bare.__func__
         if inspect.isfunction(bare) and not inspect.iscoroutinefunction(bare):
             is_generator = inspect.isasyncgenfunction(bare) or inspect.isgeneratorfunction(bare)
             advice = "return the values, don't yield them" if is_generator else "use 'async def'"

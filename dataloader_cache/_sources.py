@@ -9,6 +9,7 @@ of any request is there to be seen by its batch function.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import Context
 from threading import Lock
@@ -31,7 +32,7 @@ _Loader = DataLoader[Any, Any]
 _LoadFn = Callable[[list[Any]], Awaitable[Any]]
 
 
-class Source:
+class Source(ABC):
     """Make the loaders of one factory.
 
     Args:
@@ -61,11 +62,11 @@ class Source:
         """Make the limiters that the loaders of one scope for all args share."""
         return ()
 
+    @abstractmethod
     def make(
         self, scope: LoaderScope, args: tuple[object, ...], limiters: tuple[Limiter, ...]
     ) -> _Loader:
         """Make the loader of one scope, for these args if the factory has some."""
-        raise NotImplementedError
 
     def _bind(self, second: tuple[object, ...], args: tuple[object, ...]) -> _LoadFn:
         load_fn = self.function.bind(second, args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import uuid
 from collections.abc import Callable
@@ -1494,3 +1495,69 @@ async def test_o6_args_are_known_by_their_annotation():
 
     async with LoaderScope(context="here"):
         assert "1 EUR here" == await rows.load(1, Currency("EUR"))
+
+
+def test_a_class_is_not_a_batch_function():
+    """A class is refused where it is declared, since calling it gives nothing to await."""
+
+    class Users:
+        """Anything that can be called."""
+
+        def __init__(self, ids: list[int]) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="'Users': expected an async function"):
+        dataloader(Users)
+
+
+def test_a_plain_method_is_not_a_batch_function():
+    """A bound method is looked at as the function that it is."""
+
+    class Users:
+        def load(self, ids: list[int]) -> list[int]:
+            return ids
+
+    with pytest.raises(ConfigurationError, match="'load' must be an async function"):
+        dataloader(Users().load)
+
+
+async def test_a_partial_function_is_declared_by_the_name_of_the_whole():
+    """Arguments may be given to a batch function before it is declared."""
+
+    async def doubled(factor: int, ids: list[int]) -> list[int]:
+        return [factor * number for number in ids]
+
+    factory = dataloader(functools.partial(doubled, 2))
+
+    async with LoaderScope():
+        assert "doubled" == factory.name
+        assert 6 == await factory.load(3)
+
+
+async def test_a_function_without_a_signature_takes_the_keys():
+    """What can't be looked into is called with the keys alone."""
+
+    class Opaque:
+        __signature__ = "none that inspect can read"
+
+        async def __call__(self, ids: list[int]) -> list[int]:
+            return ids
+
+    factory = dataloader(name="opaque")(Opaque())
+
+    async with LoaderScope(context="not for it"):
+        assert 3 == await factory.load(3)
+
+
+def test_a_scope_shows_whether_it_is_open():
+    """A scope says what state it is in and how many loaders it has."""
+    scope = LoaderScope()
+    shown = [repr(scope)]
+    with scope:
+        shown.append(repr(scope))
+    shown.append(repr(scope))
+
+    assert [
+        "<LoaderScope new, 0 loaders>",
+        "<LoaderScope open, 0 loaders>",
+        "<LoaderScope closed, 0 loaders>",
+    ] == shown

@@ -1594,3 +1594,44 @@ def test_l1_threads_share_results_and_nothing_else():
     assert {1: [("a", 1), ("a", 2)], 2: [("a", 2), ("a", 3)]} == found
     assert [("a", [0, 2]), ("a", [1]), ("a", [3])] == sorted(plan)
     assert 4 == len(users.cache)
+
+
+async def test_o5_a_request_may_change_its_list_of_rows():
+    """The list of a shared group loader is each request's own."""
+
+    @group_dataloader.shared(by="author_id", ttl=60, public=True)
+    async def posts_of(ids: list[int]) -> list[dict[str, int]]:
+        return [{"author_id": number} for number in ids]
+
+    async with LoaderScope():
+        (await posts_of.load(1)).append({"author_id": 404})
+        first = await posts_of.load(1)
+    async with LoaderScope():
+        second = await posts_of.load(1)
+
+    assert [{"author_id": 1}, {"author_id": 404}] == first
+    assert [{"author_id": 1}] == second
+
+
+async def test_o5_the_clock_can_be_a_manual_one():
+    """A test moves the time of a shared factory as that of any cache."""
+    clock = ManualClock()
+    asked: list[list[int]] = []
+
+    @dataloader.shared(ttl=60, public=True, clock=clock)
+    async def numbers(ids: list[int]) -> list[int]:
+        asked.append(ids)
+        return ids
+
+    for seconds in (0, 59, 1):
+        clock.advance(seconds)
+        async with LoaderScope():
+            await numbers.load(1)
+
+    assert [[1], [1]] == asked
+
+
+def test_o5_public_is_true_or_false():
+    """What is said to be public is not guessed from another value."""
+    with pytest.raises(ConfigurationError, match="public must be True, got 'yes'"):
+        dataloader.shared(ttl=1, public="yes")
