@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dataloader_cache import AsyncCache, AsyncLRU
+from dataloader_cache import AsyncCache, AsyncLRU, DataLoader
 from dataloader_cache._cache import _sweep
 from dataloader_cache.errors import ConfigurationError, LoadCancelledError
 from dataloader_cache.testing import ManualClock, run_virtual
@@ -97,6 +97,38 @@ async def test_a_load_whose_task_can_not_be_made_frees_its_slot():
     loop.set_task_factory(None)
     assert 1 == await asyncio.wait_for(cache.get("a", one), 5)
     assert (2, 1) == (cache.stats.loads, cache.stats.load_errors)
+
+
+class Own(BaseException):
+    """A base exception of a user's own."""
+
+
+@pytest.mark.parametrize("kind", [Own, GeneratorExit])
+async def test_a_base_exception_of_a_loader_reaches_its_callers_as_it_is(kind: Any):
+    """It ends the load, and no other error is told in its place."""
+    error = kind("strange")
+
+    async def load() -> None:
+        await ticks(1)
+        raise error
+
+    cache = AsyncCache()
+    gets = [cache.get("a", load), cache.get("a", load)]
+    assert [error, error] == await asyncio.gather(*gets, return_exceptions=True)
+
+
+async def test_a_loaders_own_cancellation_is_named_and_kept_as_the_cause():
+    """The caller hears that the load was cancelled from inside, and by which error."""
+    error = asyncio.CancelledError("mine")
+
+    async def load() -> None:
+        raise error
+
+    with pytest.raises(LoadCancelledError, match="the load of cache 'users' was cancelled from in"):
+        await AsyncCache(name="users").get("a", load)
+    with pytest.raises(LoadCancelledError) as caught:
+        await AsyncCache().get("a", load)
+    assert error is caught.value.__cause__
 
 
 # Arguments
@@ -212,6 +244,30 @@ async def test_a_sweep_that_comes_when_its_cache_has_gone_does_nothing():
     gc.collect()
     assert reference() is None
     _sweep(reference)
+
+
+async def test_closing_a_loader_leaves_the_load_that_others_joined():
+    """Its batch goes on in the cache, for the loader of another request and for the next ones."""
+    gate = asyncio.Event()
+
+    async def load_many(keys: list[int]) -> list[int]:
+        await gate.wait()
+        return [key * 10 for key in keys]
+
+    cache = AsyncCache()
+    first, second = (DataLoader(load_many, result_cache=cache) for _ in range(2))
+    left = first.load(1)
+    await ticks(20)
+    joined = second.load(1)
+    await ticks(20)
+    await first.aclose()
+    gate.set()
+    assert 10 == await asyncio.wait_for(joined, 5)
+    assert 10 == cache.peek(1)
+    assert 1 == cache.stats.loads
+    with pytest.raises(LoadCancelledError):
+        await left
+    await second.aclose()
 
 
 # Decorators
