@@ -20,9 +20,15 @@ DRIVERS = {
 
 
 class Database:
-    """Own the engine: made once per process and event loop, closed by `dispose`."""
+    """Own the engine: made once per process and event loop, closed by `dispose`.
+
+    Attributes:
+        sessions: What makes sessions for no request in particular: to fill a shared cache, say.
+        tally: What these have cost.
+    """
 
     def __init__(self, url: URL) -> None:
+        self.tally = Tally()
         # A request with plain resolvers may have a thousand statements waiting for a connection.
         self.engine = create_async_engine(
             url,
@@ -34,8 +40,9 @@ class Database:
             connect_args={"timeout": 60},
         )
         event.listen(self.engine.sync_engine, "before_cursor_execute", _count)
+        self.sessions = self.counting(self.tally)
 
-    def sessions(self, tally: Tally | None = None) -> Sessions:
+    def counting(self, tally: Tally) -> Sessions:
         """Return a maker of sessions whose statements `tally` counts.
 
         Open one session per statement: an `AsyncSession` is one conversation with the database,

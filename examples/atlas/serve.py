@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         "(each answer shows its SQL statements under 'extensions')",
         soft_wrap=True,
     )
-    app = make_app(Database(database_url()), WAYS[options.way])
+    app = make_app(Database(database_url()), options.way)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
 
 

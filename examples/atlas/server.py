@@ -15,7 +15,6 @@ from examples.atlas.context import AtlasContext, make_context
 from examples.atlas.database import Database
 from examples.atlas.fill import fill_with_progress
 from examples.atlas.schema import schema
-from examples.atlas.ways import WAYS, Way
 
 __all__ = ["make_app"]
 
@@ -23,7 +22,7 @@ __all__ = ["make_app"]
 class AtlasGraphQL(GraphQL[AtlasContext, None]):
     """Serve the schema, and GraphiQL to browsers; every request gets its own context."""
 
-    def __init__(self, database: Database, way: Way) -> None:
+    def __init__(self, database: Database, way: str) -> None:
         super().__init__(schema)
         self._database = database
         self._way = way
@@ -32,17 +31,17 @@ class AtlasGraphQL(GraphQL[AtlasContext, None]):
         self, request: Request | WebSocket, response: Response | WebSocket
     ) -> AtlasContext:
         guest = request.headers.get("x-atlas-viewer") == "guest"
-        return make_context(self._database, self._way, guest=guest)
+        return make_context(self._database, way=self._way, guest=guest)
 
 
 def make_app(
-    database: Database, way: Way = WAYS["dataloader_cache"], *, min_population: int = 0
+    database: Database, way: str = "dataloader_cache", *, min_population: int = 0
 ) -> Starlette:
     """Return the application, which fills the database when it starts and closes it when it ends.
 
     Args:
         database: Where the atlas is; made for this application alone.
-        way: How resolvers load.
+        way: How resolvers load: one of `ways.WAYS`.
         min_population: As for `read_dataset`.
     """
 

@@ -1,40 +1,54 @@
-"""What one request cost: its SQL statements and its batches."""
+"""What it cost: SQL statements and calls of batch functions, of one request or of all of them."""
 
+import functools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from strawberry.extensions import SchemaExtension
 
-__all__ = ["Tally", "TallyExtension"]
+__all__ = ["Tally", "TallyExtension", "counted"]
 
-K = TypeVar("K")
-V = TypeVar("V")
+# Any: whatever the function takes and gives is left as it is.
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
 @dataclass
 class Tally:
-    """Count for one request; its sessions and its loaders write here."""
+    """Count for one request, or for what a database does for no request in particular."""
 
     statements: int = 0
     batches: Counter[str] = field(default_factory=Counter)
 
-    def counted(
-        self, name: str, load_fn: Callable[[list[K]], Awaitable[Sequence[V]]]
-    ) -> Callable[[list[K]], Awaitable[Sequence[V]]]:
-        """Return `load_fn`, with each call of it counted under `name`."""
+    def reset(self) -> None:
+        """Count from zero again."""
+        self.statements = 0
+        self.batches.clear()
 
-        async def load(keys: list[K]) -> Sequence[V]:
-            self.batches[name] += 1
-            return await load_fn(keys)
 
-        load.__name__ = name  # what the errors of a loader call it
-        return load
+class Tallied(Protocol):
+    @property
+    def tally(self) -> Tally: ...
+
+
+def counted(load_fn: F) -> F:
+    """Count each call of a batch function in the tally of its second argument."""
+
+    @functools.wraps(load_fn)
+    async def load(keys: list[Any], source: Tallied, *args: object) -> Any:
+        source.tally.batches[load_fn.__name__] += 1
+        return await load_fn(keys, source, *args)
+
+    return cast("F", load)
 
 
 class TallyExtension(SchemaExtension):
-    """Add the tally to the `extensions` of each answer, where GraphiQL shows it."""
+    """Add the tally to the `extensions` of each answer, where GraphiQL shows it.
+
+    Loads of shared caches are not in it. They are made for everybody, and the database's own tally
+    has them.
+    """
 
     def get_results(self) -> dict[str, Any]:
         tally: Tally = self.execution_context.context.tally
