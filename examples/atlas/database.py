@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
+from examples.atlas.changes import Changes
 from examples.atlas.tally import Tally
 
 __all__ = ["Database", "Sessions", "database_url"]
@@ -23,12 +24,14 @@ class Database:
     """Own the engine: made once per process and event loop, closed by `dispose`.
 
     Attributes:
+        changes: Which of its cities have just been written to.
         sessions: What makes sessions for no request in particular: to fill a shared cache, say.
         tally: What these have cost.
     """
 
     def __init__(self, url: URL) -> None:
         self.tally = Tally()
+        self.changes = Changes()
         # A request with plain resolvers may have a thousand statements waiting for a connection.
         self.engine = create_async_engine(
             url,

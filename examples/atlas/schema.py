@@ -1,6 +1,9 @@
-"""The GraphQL schema: where queries begin."""
+"""The GraphQL schema: where queries begin, what can be written, and what can be followed."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import strawberry
 from sqlalchemy import select
@@ -9,8 +12,10 @@ from dataloader_cache.integrations.strawberry import DataLoaderExtension
 from examples.atlas import graph, models
 from examples.atlas.context import AtlasContext
 from examples.atlas.graph import City, Continent, Country, First
+from examples.atlas.permissions import MembersOnly
 from examples.atlas.tally import TallyExtension
 from examples.atlas.ways import WayExtension
+from examples.atlas.writing import set_population
 
 __all__ = ["schema"]
 
@@ -44,7 +49,50 @@ class Query:
         return await graph.cities.load(id)
 
 
+@strawberry.type
+class PopulationSet:
+    """What a change has done."""
+
+    city_id: strawberry.Private[int]
+    previous_population: int
+
+    @strawberry.field(description="The city as it is now.")  # type: ignore[untyped-decorator]
+    async def city(self) -> City | None:
+        return await graph.cities.load(self.city_id)
+
+
+@strawberry.type
+class Mutation:
+    @strawberry.mutation(permission_classes=[MembersOnly])  # type: ignore[untyped-decorator]
+    async def set_population(self, info: Info, city_id: int, population: int) -> PopulationSet:
+        # Loaded before the change. The payload reads the city anew all the same, because
+        # DataLoaderExtension forgets what was loaded when a mutation has ended.
+        city = await graph.cities.load(city_id)
+        if city is None:
+            raise ValueError(f"there is no city with the id {city_id}")
+        await set_population(info.context, city_id, population)
+        return PopulationSet(city_id=city_id, previous_population=city.population)
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription(  # type: ignore[untyped-decorator]
+        description="The city as it is now, and after each change of it."
+    )
+    async def city(
+        self,
+        info: Info,
+        id: int,  # noqa: A002 - the name in GraphQL
+    ) -> AsyncGenerator[City | None, None]:
+        # Nothing here forgets what the last event loaded: DataLoaderExtension does.
+        async with aclosing(info.context.database.changes.follow(id)) as signals:
+            async for _ in signals:
+                yield await graph.cities.load(id)
+
+
 schema = strawberry.Schema(
     Query,
+    Mutation,
+    Subscription,
     extensions=[TallyExtension, WayExtension, DataLoaderExtension],
 )

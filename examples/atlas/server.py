@@ -20,7 +20,7 @@ __all__ = ["make_app"]
 
 
 class AtlasGraphQL(GraphQL[AtlasContext, None]):
-    """Serve the schema, and GraphiQL to browsers; every request gets its own context."""
+    """Serve the schema, and GraphiQL to browsers; every connection gets its own context."""
 
     def __init__(self, database: Database, way: str) -> None:
         super().__init__(schema)

@@ -46,8 +46,8 @@ def counted(load_fn: F) -> F:
 class TallyExtension(SchemaExtension):
     """Add the tally to the `extensions` of each answer, where GraphiQL shows it.
 
-    Loads of shared caches are not in it. They are made for everybody, and the database's own tally
-    has them.
+    It is that of the context: of one request, or of one websocket so far. Loads of shared caches
+    are not in it. They are made for everybody, and the database's own tally has them.
     """
 
     def get_results(self) -> dict[str, Any]:

