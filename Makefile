@@ -11,7 +11,7 @@ $(error $(PYTHON) does not run; name a Python >= 3.10: make PYTHON=python3.12)
 endif
 VENVS := .venv/$(VERSION)
 
-demo_extras := atlas
+demo_extras := atlas,rest
 dev_extras := atlas,bench,integrations,lint,test
 bench_extras := bench
 
@@ -30,11 +30,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-core test-typing test-outer check test-all bench clean
+.PHONY: help demo serve rest test test-core test-typing test-outer check test-all bench clean
 
 help:
 	@echo 'make demo      run the atlas: the same GraphQL queries with and without loaders'
 	@echo 'make serve     serve the atlas with GraphiQL'
+	@echo 'make rest      serve it as a REST API'
 	@echo 'make test      run all tests, with the coverage of the core'
 	@echo 'make check     check format, lint, types, imports and the built distributions'
 	@echo 'make test-all  run the tests of the core on every Python >= 3.10 found here'
@@ -46,6 +47,9 @@ demo: $(VENVS)/demo/.ready
 
 serve: $(VENVS)/demo/.ready
 	$(DEMO) -m examples.atlas.serve $(ARGS)
+
+rest: $(VENVS)/demo/.ready
+	$(DEMO) -m examples.rest $(ARGS)
 
 # One after the other, and the core first: what it says is read most.
 test: $(VENVS)/dev/.ready
