@@ -37,7 +37,8 @@ TURN = ("plain", "strawberry", "dataloader_cache", "dataloader_cache", "strawber
 
 LAST_WORDS = """\
 All three ways gave the same answer to each query. A range means that the number
-differed from run to run; milliseconds are the median of runs taken in turns.
+differed from run to run; milliseconds are the median of runs taken in turns,
+each with empty shared caches.
 
 To ask queries of your own in GraphiQL, run `make serve` and open
 http://127.0.0.1:8000/ in a browser.

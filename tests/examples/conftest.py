@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,14 +15,15 @@ import pytest
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-    NewDatabase = Callable[[], URL]
+    # Makes an empty one, or a copy of the one that it is given.
+    NewDatabase = Callable[..., URL]
 
 MILLION = 1_000_000
 
 
 @pytest.fixture(scope="session")
 def new_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDatabase]:
-    """Start a PostgreSQL server, and make empty databases in it."""
+    """Start a PostgreSQL server, and make databases in it."""
     from sqlalchemy import make_url
 
     from examples.atlas.database import with_driver
@@ -33,9 +35,9 @@ def new_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewData
     server.psql("SELECT pg_reload_conf()")
     numbers = itertools.count()
 
-    def make() -> URL:
+    def make(like: URL | None = None) -> URL:
         name = f"atlas{next(numbers)}"
-        server.psql(f"CREATE DATABASE {name}")
+        server.psql(f"CREATE DATABASE {name} TEMPLATE {like.database if like else 'template0'}")
         return with_driver(make_url(server.get_uri(database=name)))
 
     yield make
@@ -44,11 +46,13 @@ def new_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewData
 
 @pytest.fixture(scope="session")
 def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> NewDatabase:
-    """Make empty SQLite databases."""
+    """Make SQLite databases."""
     from sqlalchemy import URL
 
-    def make() -> URL:
+    def make(like: URL | None = None) -> URL:
         file = tmp_path_factory.mktemp("atlas") / "atlas.sqlite3"
+        if like is not None:
+            shutil.copy(str(like.database), file)
         return URL.create("sqlite+aiosqlite", database=str(file))
 
     return make
@@ -63,28 +67,26 @@ def new_database(request: pytest.FixtureRequest) -> NewDatabase:
 @pytest.fixture(scope="session")
 def filled(new_database: NewDatabase) -> URL:
     """Fill a database with the capitals and the cities of over a million people, to be read."""
+    from examples.atlas.database import Database
+    from examples.atlas.fill import fill
+
     url = new_database()
-    asyncio.run(filling(url))
+
+    async def filling() -> None:
+        database = Database(url)
+        try:
+            await fill(database, min_population=MILLION)
+        finally:
+            await database.dispose()
+
+    asyncio.run(filling())
     return url
 
 
 @pytest.fixture
-async def writable(new_database: NewDatabase) -> URL:
-    """Fill another one like it, which the test may change."""
-    url = new_database()
-    await filling(url)
-    return url
-
-
-async def filling(url: URL) -> None:
-    from examples.atlas.database import Database
-    from examples.atlas.fill import fill
-
-    database = Database(url)
-    try:
-        await fill(database, min_population=MILLION)
-    finally:
-        await database.dispose()
+def writable(filled: URL, new_database: NewDatabase) -> URL:
+    """Copy that database, for the test to change."""
+    return new_database(filled)
 
 
 @pytest.fixture
