@@ -21,6 +21,10 @@ let it find the current one:
 
 and where the context is a dict, `{"loaders": LoaderScope.current}` does the same:
 `info.context["loaders"]()[users].load(1)`.
+
+A field that only loads needs no resolver:
+
+    author: User | None = load_from(users, by="author_id")
 """
 
 from __future__ import annotations
@@ -51,11 +55,13 @@ except ImportError as error:  # pragma: no cover - the tests have it
         "install it with: pip install 'dataloader-cache[strawberry]'"
     ) from error
 
+from ._load_from import load_from
+
 if TYPE_CHECKING:
     from strawberry import Schema
     from strawberry.types import StreamExecutionResult
 
-__all__ = ["DataLoaderExtension"]
+__all__ = ["DataLoaderExtension", "load_from"]
 
 _T = TypeVar("_T")
 
