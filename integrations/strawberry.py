@@ -25,6 +25,8 @@ and where the context is a dict, `{"loaders": LoaderScope.current}` does the sam
 A field that only loads needs no resolver:
 
     author: User | None = load_from(users, by="author_id")
+
+and costs no more than a plain one with `execution_context_class=PrefetchingExecutionContext`.
 """
 
 from __future__ import annotations
@@ -56,12 +58,13 @@ except ImportError as error:  # pragma: no cover - the tests have it
     ) from error
 
 from ._load_from import load_from
+from ._prefetch import PrefetchingExecutionContext
 
 if TYPE_CHECKING:
     from strawberry import Schema
     from strawberry.types import StreamExecutionResult
 
-__all__ = ["DataLoaderExtension", "load_from"]
+__all__ = ["DataLoaderExtension", "PrefetchingExecutionContext", "load_from"]
 
 _T = TypeVar("_T")
 

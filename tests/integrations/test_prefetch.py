@@ -1,0 +1,373 @@
+"""`PrefetchingExecutionContext`: what it saves, and that nothing else changes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from dataloader_cache import dataloader, group_dataloader
+from dataloader_cache.testing import BatchRecorder, VirtualTimeLoop, run_virtual
+
+strawberry = pytest.importorskip("strawberry")
+
+from strawberry.extensions import SchemaExtension  # noqa: E402
+from strawberry.schema.config import StrawberryConfig  # noqa: E402
+
+from dataloader_cache.integrations import _prefetch  # noqa: E402
+from dataloader_cache.integrations.strawberry import (  # noqa: E402
+    DataLoaderExtension,
+    PrefetchingExecutionContext,
+    load_from,
+)
+
+DATABASE_SECONDS = 0.01
+
+
+@dataloader
+async def users(ids: list[int]) -> dict[int, Any]:
+    await asyncio.sleep(DATABASE_SECONDS)
+    return {key: User(id=key, friend_id=key + 1) for key in ids if key < 1000}
+
+
+@dataloader
+async def slow_users(ids: list[int]) -> list[Any]:
+    await asyncio.sleep(5 * DATABASE_SECONDS)
+    return [User(id=key, friend_id=key + 1) for key in ids]
+
+
+@dataloader(missing="raise")
+async def sure_users(ids: list[int]) -> dict[int, Any]:
+    await asyncio.sleep(DATABASE_SECONDS)
+    return {key: User(id=key, friend_id=key + 1) for key in ids if key < 1000}
+
+
+@group_dataloader(by="author_id")
+async def posts_of(ids: list[int]) -> list[Any]:
+    await asyncio.sleep(DATABASE_SECONDS)
+    return [Post(id=10 * key + n, author_id=key) for key in ids for n in range(3)]
+
+
+@strawberry.type
+class User:
+    id: int
+    friend_id: strawberry.Private[int]
+    friend: "User | None" = load_from(users, by="friend_id")
+    posts: "list[Post]" = load_from(posts_of, by="id")
+
+
+@strawberry.type
+class Post:
+    id: int
+    author_id: strawberry.Private[int | None]
+    author: User | None = load_from(users, by="author_id")
+    slow_author: User | None = load_from(slow_users, by="author_id")
+    sure_author: User = load_from(sure_users, by="author_id")
+
+    @strawberry.field
+    def future_author(self) -> User | None:
+        return users.load(self.author_id)  # type: ignore[return-value]
+
+    @strawberry.field
+    async def length(self) -> int:
+        await asyncio.sleep(DATABASE_SECONDS)
+        return self.id
+
+    @strawberry.field
+    def answers(self) -> "list[Post]":
+        return [Post(id=100 + self.id + n, author_id=50 + n) for n in range(2)]
+
+
+@strawberry.type
+class Query:
+    @strawberry.field
+    def posts(self, count: int = 3) -> list[Post | None]:
+        return [Post(id=n, author_id=n) for n in range(count)]
+
+    @strawberry.field
+    def lost(self) -> list[Post | None]:
+        return [Post(id=n, author_id=key) for n, key in enumerate((1, 5000, 2))]
+
+    @strawberry.field
+    def sure(self) -> list[Post]:
+        return [Post(id=n, author_id=key) for n, key in enumerate((1, 5000, 2))]
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription
+    async def events(self) -> AsyncGenerator[list[Post], None]:
+        for n in range(2):
+            yield [Post(id=n, author_id=n), Post(id=n + 1, author_id=n + 1)]
+
+
+def make_schema(execution_context_class: Any, **options: Any) -> Any:
+    return strawberry.Schema(
+        Query,
+        subscription=Subscription,
+        extensions=[DataLoaderExtension, *options.pop("extensions", ())],
+        execution_context_class=execution_context_class,
+        **options,
+    )
+
+
+ORDINARY = make_schema(None)
+PREFETCHING = make_schema(PrefetchingExecutionContext)
+
+
+class Outcome:
+    """What a query came to: the answer, the batches, the time it took and the tasks it made."""
+
+    def __init__(self, schema: Any, query: str) -> None:
+        self.tasks = 0
+        self.seconds = 0.0
+        with BatchRecorder() as recorder:
+            result = run_virtual(lambda: self._run(schema, query))
+        self.batches = recorder.plan
+        self.data = result.data
+        self.errors = [(error.message, error.path) for error in result.errors or ()]
+
+    async def _run(self, schema: Any, query: str) -> Any:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.set_task_factory(self._count)
+        begin = loop.time()
+        try:
+            return await schema.execute(query)
+        finally:
+            self.seconds = loop.time() - begin
+
+    def _count(self, loop: Any, coroutine: Any, **options: Any) -> Any:
+        self.tasks += 1
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def both(query: str) -> tuple[Outcome, Outcome]:
+    return Outcome(ORDINARY, query), Outcome(PREFETCHING, query)
+
+
+# -- what it saves
+
+
+@pytest.mark.parametrize("field", ["author", "futureAuthor", "sureAuthor"])
+def test_a_list_makes_no_task_for_each_item(field: str) -> None:
+    """200 items with a loaded field make fewer than 20 tasks, where there were more than 200."""
+    ordinary, prefetching = both(f"{{ posts(count: 200) {{ id {field} {{ id }} }} }}")
+
+    assert prefetching.tasks < 20
+    assert 200 < ordinary.tasks
+    assert ordinary.data == prefetching.data
+
+
+def test_lists_within_lists_make_no_tasks_either() -> None:
+    """Nor do three levels of loaded lists and fields make a task for each item."""
+    query = "{ posts(count: 20) { author { posts { author { friend { id } } } } } }"
+
+    ordinary, prefetching = both(query)
+
+    assert prefetching.tasks < 20
+    assert 60 < ordinary.tasks
+    assert ordinary.data == prefetching.data
+
+
+def test_it_counts_what_only_lists_within_lists_have() -> None:
+    """Fields of the items of a list that an item has at hand are loaded with those of the item."""
+    query = "{ posts { author { id } answers { author { id } } } }"
+
+    ordinary, prefetching = both(query)
+
+    assert [("users", [0, 50, 51, 1, 2])] == ordinary.batches == prefetching.batches
+    assert ordinary.data == prefetching.data
+
+
+# -- levels stay parallel
+
+
+@pytest.mark.parametrize(
+    ("query", "round_trips"),
+    [
+        ("{ posts { author { friend { friend { id } } } } }", 3),
+        ("{ posts { author { id } answers { author { friend { id } } } } }", 2),
+        ("{ posts { slowAuthor { id } author { friend { friend { id } } } } }", 5),
+        ("{ posts { slowAuthor { id } length author { friend { friend { id } } } } }", 5),
+        ("{ posts { length author { posts { length author { id } } } } }", 3),
+        ("{ a: posts { author { friend { id } } } b: posts(count: 5) { author { id } } }", 1),
+        ("{ lost { author { id friend { id } } sureAuthor { friend { id } } } }", 2),
+    ],
+)
+def test_no_query_takes_more_round_trips(query: str, round_trips: int) -> None:
+    """A slow load keeps no other one waiting, at any level."""
+    ordinary, prefetching = both(query)
+
+    assert round_trips == round(ordinary.seconds / DATABASE_SECONDS)
+    assert round_trips == round(prefetching.seconds / DATABASE_SECONDS)
+    assert ordinary.batches == prefetching.batches
+    assert ordinary.data == prefetching.data
+
+
+# -- errors
+
+
+def test_an_error_is_that_of_its_item() -> None:
+    """A key that is not there makes its item null where that is allowed, and no other one."""
+    ordinary, prefetching = both("{ lost { sureAuthor { id } } }")
+
+    assert [None] == [item for item in prefetching.data["lost"] if item is None]
+    assert [["lost", 1, "sureAuthor"]] == [path for _, path in prefetching.errors]
+    assert ordinary.data == prefetching.data
+    assert ordinary.errors == prefetching.errors
+
+
+def test_an_error_goes_up_to_what_may_be_null() -> None:
+    """Where nothing on the way may be null, the error takes the whole answer."""
+    ordinary, prefetching = both("{ sure { sureAuthor { friend { id } } } }")
+
+    assert prefetching.data is None
+    assert [["sure", 1, "sureAuthor"]] == [path for _, path in prefetching.errors]
+    assert ordinary.errors == prefetching.errors
+
+
+async def test_a_cancelled_query_asks_for_nothing_any_more() -> None:
+    """Cancelling the operation cancels the loads that it waits for."""
+    with BatchRecorder() as recorder:
+        task = asyncio.ensure_future(PREFETCHING.execute("{ posts { author { id } } }"))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    assert [] == recorder.plan
+
+
+def test_a_future_of_another_loop_is_an_error_of_its_field() -> None:
+    """A future that can't be awaited here is told apart, and nobody waits for it for ever."""
+    other = asyncio.new_event_loop()
+    future: Any = other.create_future()
+
+    @strawberry.type
+    class Wrong:
+        @strawberry.field
+        def number(self) -> int | None:
+            return future  # type: ignore[no-any-return]
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def wrong(self) -> list[Wrong]:
+            return [Wrong()]
+
+    schema = strawberry.Schema(Root, execution_context_class=PrefetchingExecutionContext)
+    outcome = Outcome(schema, "{ wrong { number } }")
+    other.close()
+
+    assert {"wrong": [{"number": None}]} == outcome.data
+    assert ["wrong", 0, "number"] == outcome.errors[0][1]
+    assert "attached to a different loop" in outcome.errors[0][0]
+
+
+# -- with other ways of execution
+
+
+async def test_deferred_and_streamed_parts_are_the_same() -> None:
+    """Each frame of @defer and @stream has what it has without the executor."""
+    config = StrawberryConfig(enable_experimental_incremental_execution=True)
+    query = """{ posts(count: 4) @stream(initialCount: 2) {
+        author { id } ... @defer { slowAuthor { friend { id } } }
+    } }"""
+    frames = []
+    for execution_context_class in (None, PrefetchingExecutionContext):
+        result = await make_schema(execution_context_class, config=config).execute(query)
+        rest = [part async for part in result.subsequent_results]
+        items = [item for part in rest for item in part.incremental or ()]
+        frames.append((result.initial_result.data, sorted(map(str, items))))
+
+    assert 4 + 2 == len(frames[0][1])
+    assert frames[0] == frames[1]
+
+
+async def test_each_event_of_a_subscription_is_prefetched() -> None:
+    """A subscription's events have their loaded fields, a batch for each event."""
+    events = []
+    with BatchRecorder() as recorder:
+        async for result in await PREFETCHING.subscribe(
+            "subscription { events { author { id } } }"
+        ):
+            events.append([post["author"]["id"] for post in result.data["events"]])
+
+    assert [[0, 1], [1, 2]] == events
+    assert [("users", [0, 1]), ("users", [1, 2])] == recorder.plan
+
+
+async def test_extensions_that_watch_resolvers_see_every_field() -> None:
+    """A schema extension with a `resolve` hook is called for loaded fields too."""
+    seen = []
+
+    class Watch(SchemaExtension):
+        def resolve(self, next_: Callable[..., Any], root: Any, info: Any, **kwargs: Any) -> Any:
+            seen.append(info.field_name)
+            return next_(root, info, **kwargs)
+
+    schema = make_schema(PrefetchingExecutionContext, extensions=[Watch])
+
+    result = await schema.execute("{ posts(count: 2) { author { id } } }")
+
+    assert [{"author": {"id": 0}}, {"author": {"id": 1}}] == result.data["posts"]
+    assert 2 == seen.count("author")
+
+
+async def test_a_wrapped_resolver_is_called() -> None:
+    """What somebody puts around a field's resolver is not passed by."""
+    schema = make_schema(PrefetchingExecutionContext)
+    field = schema._schema.get_type("Post").fields["author"]
+    resolve: Callable[..., Awaitable[Any]] = field.resolve
+    called = []
+
+    def wrapped(source: Any, info: Any) -> Any:
+        called.append(source.id)
+        return resolve(source, info)
+
+    field.resolve = wrapped
+
+    await schema.execute("{ posts { author { id } } }")
+
+    assert [0, 1, 2] == called
+
+
+# -- another graphql-core
+
+
+def test_what_is_unexpected_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method of graphql-core with other parameters is found, and so is another version."""
+    assert _prefetch._what_is_unexpected() is None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_prefetch.Executor, "execute_fields", lambda self, other: None)
+        assert (_prefetch._what_is_unexpected() or "").endswith(
+            "has Executor.execute_fields(other)"
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr(_prefetch, "version", lambda name: "4.0.1")
+        assert "it was tested with graphql-core 3.3, and 4.0.1 is installed" == (
+            _prefetch._what_is_unexpected()
+        )
+
+
+def test_the_ordinary_way_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has one warning, however many operations are executed."""
+    monkeypatch.setattr(_prefetch, "_unexpected", "it is another one")
+    _prefetch._warn_once.cache_clear()
+
+    with caplog.at_level(logging.WARNING, "dataloader_cache"):
+        for _ in range(2):
+            Outcome(PREFETCHING, "{ posts { id } }")
+    _prefetch._warn_once.cache_clear()
+
+    assert [
+        "PrefetchingExecutionContext leaves every field to graphql-core: it is another one"
+    ] == [record.getMessage() for record in caplog.records]
