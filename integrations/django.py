@@ -27,7 +27,7 @@ try:
     from asgiref.sync import iscoroutinefunction, markcoroutinefunction
     from django.http import HttpRequest, StreamingHttpResponse
     from django.http.response import HttpResponseBase
-except ImportError as error:  # pragma: no cover - the tests have it
+except ImportError as error:
     raise ImportError(
         "dataloader_cache.integrations.django needs django >= 4.2; "
         "install it with: pip install 'dataloader-cache[django]'"

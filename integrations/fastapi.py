@@ -20,7 +20,7 @@ from dataloader_cache.typing import Limiter
 try:
     from fastapi import Depends
     from fastapi.requests import HTTPConnection
-except ImportError as error:  # pragma: no cover - the tests have it
+except ImportError as error:
     raise ImportError(
         "dataloader_cache.integrations.fastapi needs fastapi >= 0.118; "
         "install it with: pip install 'dataloader-cache[fastapi]'"

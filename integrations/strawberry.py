@@ -51,9 +51,9 @@ try:
         SubsequentIncrementalExecutionResult,
     )
     from strawberry.extensions import SchemaExtension
-except ImportError as error:  # pragma: no cover - the tests have it
+except ImportError as error:
     raise ImportError(
-        "dataloader_cache.integrations.strawberry needs strawberry-graphql >= 0.341; "
+        "dataloader_cache.integrations.strawberry needs strawberry-graphql >= 0.334; "
         "install it with: pip install 'dataloader-cache[strawberry]'"
     ) from error
 

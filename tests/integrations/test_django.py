@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
@@ -194,6 +195,27 @@ async def test_a_plain_view_can_not_load(get: Any) -> None:
         "loader 'names' was used where no event loop runs; use it in a coroutine, in the thread "
         "of its loop: asyncio.run(main())"
     ) == await get(view, MIDDLEWARE)
+
+
+async def test_wsgi_serves_async_views(django_settings: None, http: Any) -> None:
+    """Django runs a loop for each request, and the scope ends on it."""
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.test import override_settings
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    settings = override_settings(ROOT_URLCONF=(path("", both),), MIDDLEWARE=[MIDDLEWARE])
+    with settings, make_server("127.0.0.1", 0, WSGIHandler(), handler_class=Quiet) as server:
+        for _ in range(2):
+            serving = asyncio.create_task(asyncio.to_thread(server.handle_request))
+            answer = await http.get(
+                f"http://127.0.0.1:{server.server_port}", headers={"connection": "close"}
+            )
+            await serving
+
+            assert ["ann", "bob"] == answer.json()
 
 
 def test_a_plain_view_can_not_be_decorated() -> None:

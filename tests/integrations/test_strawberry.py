@@ -20,6 +20,7 @@ strawberry = pytest.importorskip("strawberry")
 from strawberry.extensions import FieldExtension, SchemaExtension  # noqa: E402
 from strawberry.permission import BasePermission  # noqa: E402
 from strawberry.schema.config import StrawberryConfig  # noqa: E402
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext  # noqa: E402
 
 from dataloader_cache.integrations.strawberry import DataLoaderExtension  # noqa: E402
 
@@ -496,6 +497,28 @@ class TestSetUp:
         gc.collect()
 
         assert None is gone()
+
+    async def test_an_executor_of_ones_own_is_kept(self) -> None:
+        """What the schema was told to execute with still does it."""
+        built = []
+
+        class Executor(StrawberryGraphQLCoreExecutionContext):
+            def build_resolve_info(self, *args: Any) -> Any:
+                built.append(args[0])
+                return super().build_resolve_info(*args)
+
+        schema = strawberry.Schema(
+            Query,
+            extensions=[DataLoaderExtension],
+            execution_context_class=Executor,
+            config=StrawberryConfig(enable_experimental_incremental_execution=True),
+        )
+        result = await schema.execute(DEFERRED, context_value=World())
+
+        assert [{"name": "ann"}, {"name": "bob"}] == increments(
+            await frames_of(result.subsequent_results)
+        )
+        assert built
 
     async def test_a_schema_of_queries_alone_is_served(self, batches: Any) -> None:
         """Mutations and subscriptions may be absent."""
