@@ -342,6 +342,17 @@ class TestDecoratedCaches:
         for _ in range(2):
             assert 2 * expected == values(await ask(f"{{ {field}(key: 1) }}"))
 
+    @pytest.mark.parametrize("field", ["lruRow", "ttlRow", "lazyRow"])
+    async def test_errors_are_those_of_the_arguments(self, ask: Ask, field: str) -> None:
+        """What one tenant lacks another may have, and it is not remembered."""
+        world.rows["blue", 3] = "blue 3"
+        blue = "blue 3 for nobody"
+        before = values(await ask(f"{{ {field}(key: 3) }}"))
+        world.rows["red", 3] = "red 3"
+
+        assert 2 * ["('red', 3)", blue] == before
+        assert 2 * ["red 3 for nobody", blue] == values(await ask(f"{{ {field}(key: 3) }}"))
+
 
 class TestMutations:
     @pytest.mark.parametrize("field", ["sharedRow", "lruRow", "ttlRow"])

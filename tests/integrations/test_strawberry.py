@@ -24,6 +24,9 @@ from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext  # no
 
 from dataloader_cache.integrations.strawberry import DataLoaderExtension  # noqa: E402
 
+# Eager tasks begin before whoever makes them goes on, so scopes meet in another order.
+pytestmark = pytest.mark.loop_kinds("asyncio", "eager")
+
 T = TypeVar("T")
 
 NAMES: dict[int, str] = {}
