@@ -91,7 +91,10 @@ class LoaderFactory(_Declaration, Generic[K, V]):
 
     def load(self, key: K) -> Future[V]:
         """Load `key` with the current scope's loader: see `DataLoader.load`."""
-        return self._loader().load(key)
+        # As _loader() does it: this is the hot path, and a call less.
+        scope = current_scope()
+        loader = None if scope is None else scope.loaders.get(self)
+        return self._loader().load(key) if loader is None else loader.load(key)
 
     @overload
     def load_many(
