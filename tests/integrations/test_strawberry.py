@@ -5,7 +5,7 @@ import contextvars
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -299,10 +299,13 @@ def data(result: Any) -> Any:
     return result.data
 
 
-async def elsewhere(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def elsewhere(make: Callable[[], Awaitable[T]]) -> T:
     """Await in a task that begins with no context variables."""
-    task = contextvars.Context().run(asyncio.get_running_loop().create_task, make())
-    return await task
+
+    async def wait() -> T:
+        return await make()
+
+    return await contextvars.Context().run(asyncio.get_running_loop().create_task, wait())
 
 
 async def frames_of(results: Any) -> list[Any]:
@@ -918,6 +921,44 @@ class TestSubscriptions:
 
         assert [True, True] == [scope.is_closed for scope in world.scopes]
         assert None is LoaderScope.current(None)
+
+    async def test_losing_one_closes_its_generator_and_its_scope(self, schema: Any) -> None:
+        """A consumer that drops it in the middle leaves nothing open."""
+        world = World()
+        stream = await schema.subscribe("subscription { ticks { scope } }", context_value=world)
+        await anext(stream)
+        before = asyncio.all_tasks()
+        del stream
+        gc.collect()
+        await world.closed.wait()
+        rest = asyncio.all_tasks() - before
+        if rest:
+            await asyncio.wait(rest)
+
+        assert [True] == [scope.is_closed for scope in world.scopes]
+
+    async def test_inside_of_an_operation_has_loaders_of_its_own(self, schema: Any) -> None:
+        """What a resolver subscribes to sees its own context, whichever task takes the events."""
+        seen = []
+
+        @strawberry.type
+        class Outer:
+            @strawberry.field
+            async def inner(self) -> str:
+                query = "subscription { ticks { greeting } }"
+                stream = await schema.subscribe(query, context_value=World("bob"))
+                for take in (lambda pull: pull(), elsewhere, lambda pull: pull()):
+                    result = await take(lambda: anext(stream))
+                    seen.append((data(result)["ticks"]["greeting"], LoaderScope.current()))
+                await stream.aclose()
+                return await greetings.load(1)
+
+        outer = strawberry.Schema(Outer, extensions=[DataLoaderExtension])
+        result = await outer.execute("{ inner }", context_value=World("ann"))
+
+        assert {"inner": "ann sees tick 2"} == data(result)
+        assert [f"bob sees tick {number}" for number in range(3)] == [text for text, _ in seen]
+        assert 1 == len({id(scope) for _, scope in seen})
 
     async def test_an_error_of_the_source_ends_the_scope(self, schema: Any) -> None:
         """A source that raises is over."""
