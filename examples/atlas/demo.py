@@ -1,4 +1,4 @@
-"""Run three queries in three ways and compare what they cost: `python -m examples.atlas.demo`."""
+"""Run three queries in four ways and compare what they cost: `python -m examples.atlas.demo`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from examples.atlas.database import Database, database_url
 from examples.atlas.fill import fill_with_progress
 from examples.atlas.graph import SHARED
 from examples.atlas.queries import QUERIES
-from examples.atlas.schema import schema
+from examples.atlas.schema import schema_for
 from examples.atlas.ways import WAYS
 
 __all__ = ["Cost", "compare", "demo", "main", "run"]
@@ -30,13 +30,17 @@ NAMES = {
     "plain": "plain resolvers",
     "strawberry": "strawberry.dataloader",
     "dataloader_cache": "dataloader_cache",
+    "prefetching": "dataloader_cache, prefetching",
 }
 
 # Forth and back, so that no way always comes after the same one.
-TURN = ("plain", "strawberry", "dataloader_cache", "dataloader_cache", "strawberry")
+TURN = (
+    *("plain", "strawberry", "dataloader_cache", "prefetching"),
+    *("prefetching", "dataloader_cache", "strawberry"),
+)
 
 LAST_WORDS = """\
-All three ways gave the same answer to each query. A range means that the number
+All four ways gave the same answer to each query. A range means that the number
 differed from run to run; milliseconds are the median of runs taken in turns,
 each with empty shared caches.
 
@@ -66,7 +70,7 @@ async def run(database: Database, way: str, query: str) -> Cost:
     database.tally.reset()
     context = make_context(database, way=way)
     start = perf_counter()
-    result = await schema.execute(query, context_value=context)
+    result = await schema_for(way).execute(query, context_value=context)
     milliseconds = (perf_counter() - start) * 1000
     if result.errors or result.data is None:
         raise RuntimeError(f"the query failed: {result.errors}")

@@ -14,6 +14,7 @@ import strawberry
 from sqlalchemy import func, select
 
 from dataloader_cache import dataloader, group_dataloader
+from dataloader_cache.integrations.strawberry import load_from
 from examples.atlas import models
 from examples.atlas.context import AtlasContext
 from examples.atlas.database import Database
@@ -140,10 +141,15 @@ class Largest:
     first: int
 
 
+def largest(first: First = 5) -> Largest:
+    """Make the args of the field's argument."""
+    return Largest(max(first, 0))
+
+
 @group_dataloader(by="country_code", args=Largest)
 @counted
 async def largest_cities_of_countries(
-    codes: list[str], context: AtlasContext, largest: Largest
+    codes: list[str], context: AtlasContext, args: Largest
 ) -> list[City]:
     """Load the largest cities of each country, the largest first.
 
@@ -162,7 +168,7 @@ async def largest_cities_of_countries(
     query = (
         select(models.City)
         .join(ranked, ranked.c.id == models.City.id)
-        .where(ranked.c.rank <= largest.first)
+        .where(ranked.c.rank <= args.first)
         .order_by(ranked.c.rank)
     )
     async with context.sessions() as session:
@@ -200,14 +206,11 @@ SHARED = (currencies, time_zones)
 class Continent:
     code: str
     name: str
+    countries: list[Country] = load_from(countries_of_continents, by="code")
 
     @staticmethod
     def of(row: models.Continent) -> Continent:
         return Continent(code=row.code, name=row.name)
-
-    @strawberry.field
-    async def countries(self) -> list[Country]:
-        return await countries_of_continents.load(self.code)
 
 
 @strawberry.type
@@ -217,6 +220,13 @@ class Country:
     population: int
     continent_code: strawberry.Private[str]
     currency_code: strawberry.Private[str | None]
+    continent: Continent | None = load_from(continents, by="continent_code")
+    currency: Currency | None = load_from(
+        currencies, by="currency_code", permission_classes=[MembersOnly]
+    )
+    capital: City | None = load_from(capitals, by="code")
+    neighbours: list[Country] = load_from(neighbours_of_countries, by="code")
+    largest_cities: list[City] = load_from(largest_cities_of_countries, by="code", args=largest)
 
     @staticmethod
     def of(row: models.Country) -> Country:
@@ -228,39 +238,16 @@ class Country:
             currency_code=row.currency_code,
         )
 
-    @strawberry.field
-    async def continent(self) -> Continent | None:
-        return await continents.load(self.continent_code)
-
-    @strawberry.field(permission_classes=[MembersOnly])  # type: ignore[untyped-decorator]
-    async def currency(self) -> Currency | None:
-        return await currencies.load(self.currency_code) if self.currency_code else None
-
-    @strawberry.field
-    async def capital(self) -> City | None:
-        return await capitals.load(self.code)
-
-    @strawberry.field
-    async def neighbours(self) -> list[Country]:
-        return await neighbours_of_countries.load(self.code)
-
-    @strawberry.field
-    async def largest_cities(self, first: First = 5) -> list[City]:
-        return await largest_cities_of_countries.load(self.code, Largest(max(first, 0)))
-
 
 @strawberry.type
 class Currency:
     code: str
     name: str
+    countries: list[Country] = load_from(countries_of_currencies, by="code")
 
     @staticmethod
     def of(row: models.Currency) -> Currency:
         return Currency(code=row.code, name=row.name)
-
-    @strawberry.field
-    async def countries(self) -> list[Country]:
-        return await countries_of_currencies.load(self.code)
 
 
 @strawberry.type
@@ -272,6 +259,10 @@ class City:
     longitude: float
     country_code: strawberry.Private[str]
     time_zone_id: strawberry.Private[int]
+    country: Country | None = load_from(countries, by="country_code")
+    time_zone: TimeZone | None = load_from(
+        time_zones, by="time_zone_id", permission_classes=[MembersOnly]
+    )
 
     @staticmethod
     def of(row: models.City) -> City:
@@ -284,14 +275,6 @@ class City:
             country_code=row.country_code,
             time_zone_id=row.time_zone_id,
         )
-
-    @strawberry.field
-    async def country(self) -> Country | None:
-        return await countries.load(self.country_code)
-
-    @strawberry.field(permission_classes=[MembersOnly])  # type: ignore[untyped-decorator]
-    async def time_zone(self) -> TimeZone | None:
-        return await time_zones.load(self.time_zone_id)
 
 
 @strawberry.type

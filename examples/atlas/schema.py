@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import strawberry
+from graphql.execution import Executor
 from sqlalchemy import select
 
-from dataloader_cache.integrations.strawberry import DataLoaderExtension
+from dataloader_cache.integrations.strawberry import (
+    DataLoaderExtension,
+    PrefetchingExecutionContext,
+)
 from examples.atlas import graph, models
 from examples.atlas.context import AtlasContext
 from examples.atlas.graph import City, Continent, Country, First
@@ -17,7 +22,7 @@ from examples.atlas.tally import TallyExtension
 from examples.atlas.ways import WayExtension
 from examples.atlas.writing import set_population
 
-__all__ = ["schema"]
+__all__ = ["schema", "schema_for"]
 
 Info = strawberry.Info[AtlasContext, None]
 
@@ -90,9 +95,20 @@ class Subscription:
                 yield await graph.cities.load(id)
 
 
-schema = strawberry.Schema(
-    Query,
-    Mutation,
-    Subscription,
-    extensions=[TallyExtension, WayExtension, DataLoaderExtension],
-)
+def make_schema(executor: type[Executor[Any]] | None = None) -> strawberry.Schema:
+    return strawberry.Schema(
+        Query,
+        Mutation,
+        Subscription,
+        extensions=[TallyExtension, WayExtension, DataLoaderExtension],
+        execution_context_class=executor,
+    )
+
+
+schema = make_schema()
+prefetching_schema = make_schema(PrefetchingExecutionContext)
+
+
+def schema_for(way: str) -> strawberry.Schema:
+    """Return the schema for one of `ways.WAYS`: the same one, but for who executes it."""
+    return prefetching_schema if way == "prefetching" else schema

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--way",
         choices=WAYS,
-        default="dataloader_cache",
+        default="prefetching",
         help="how resolvers load; 'plain' shows the N+1 queries (default: %(default)s)",
     )
     options = parser.parse_args(arguments)

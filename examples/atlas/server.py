@@ -14,7 +14,7 @@ from strawberry.asgi import GraphQL
 from examples.atlas.context import AtlasContext, make_context
 from examples.atlas.database import Database
 from examples.atlas.fill import fill_with_progress
-from examples.atlas.schema import schema
+from examples.atlas.schema import schema_for
 
 __all__ = ["make_app"]
 
@@ -23,7 +23,7 @@ class AtlasGraphQL(GraphQL[AtlasContext, None]):
     """Serve the schema, and GraphiQL to browsers; every connection gets its own context."""
 
     def __init__(self, database: Database, way: str) -> None:
-        super().__init__(schema)
+        super().__init__(schema_for(way))
         self._database = database
         self._way = way
 
@@ -34,9 +34,7 @@ class AtlasGraphQL(GraphQL[AtlasContext, None]):
         return make_context(self._database, way=self._way, guest=guest)
 
 
-def make_app(
-    database: Database, way: str = "dataloader_cache", *, min_population: int = 0
-) -> Starlette:
+def make_app(database: Database, way: str = "prefetching", *, min_population: int = 0) -> Starlette:
     """Return the application, which fills the database when it starts and closes it when it ends.
 
     Args:

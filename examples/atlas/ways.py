@@ -1,4 +1,4 @@
-"""The three ways of loading that the atlas compares.
+"""The ways of loading that the atlas compares.
 
 Resolvers ask the factories in `graph.py`, and a factory asks the scope that is open for a loader.
 So another way of loading is a scope that gives other loaders, and schema, resolvers and batch
@@ -62,11 +62,12 @@ def with_strawberry(load_fn: BatchFunction[K, V], /) -> Loading[K, V]:
     return strawberry.dataloader.DataLoader(load_fn)
 
 
-# None is ours: nothing to be done.
+# None is ours: nothing to be done. The last one executes queries in another way too: schema.py.
 WAYS: dict[str, Way | None] = {
     "plain": plain,
     "strawberry": with_strawberry,
     "dataloader_cache": None,
+    "prefetching": None,
 }
 
 

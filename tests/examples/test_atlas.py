@@ -531,7 +531,7 @@ class TestDemo:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """The demo fills the atlas, prints nine rows of costs, and says how to serve it."""
+        """The demo fills the atlas, prints twelve rows of costs, and says how to serve it."""
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.setenv("ATLAS_DIR", str(tmp_path / "filled"))
         monkeypatch.setenv("COLUMNS", "160")
@@ -543,7 +543,7 @@ class TestDemo:
         rows = [
             line.strip() for line in lines if line.strip().startswith(tuple(demo.NAMES.values()))
         ]
-        assert 9 == len(rows)
+        assert 12 == len(rows)
         assert any("make serve" in line for line in lines)
         assert ["*"] == (tmp_path / "filled" / ".gitignore").read_text().split()
 
