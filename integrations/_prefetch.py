@@ -27,12 +27,15 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from asyncio import (
     AbstractEventLoop,
     Future,
+    Task,
     ensure_future,
     gather,
     get_running_loop,
+    iscoroutine,
     isfuture,
     sleep,
 )
@@ -590,7 +593,7 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
             filling.add(gaps)
         elif self.is_awaitable(value):
             gap.part.value[gap.key] = None
-            gap.future = ensure_future(value)
+            gap.future = _started(value)
             gap.is_completed = True
             filling.add([gap])
 
@@ -637,6 +640,21 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
 
 async def _awaited(future: Future[Any]) -> Any:
     return await future
+
+
+if sys.version_info >= (3, 12):
+
+    def _started(awaitable: Awaitable[Any]) -> Future[Any]:
+        """Run a coroutine, and begin now, as graphql-core does: it may have loads to make."""
+        if iscoroutine(awaitable):
+            return Task(awaitable, loop=get_running_loop(), eager_start=True)
+        return ensure_future(awaitable)
+
+else:
+
+    def _started(awaitable: Awaitable[Any]) -> Future[Any]:
+        """Run a coroutine, from the next tick on."""
+        return ensure_future(awaitable)
 
 
 class _Filling:
