@@ -149,7 +149,10 @@ class _Gap:
 
     def __call__(self, _: Future[Any]) -> None:
         """Tell who fills the gap that its value is there: the future calls this."""
-        self.filling.notice(self)
+        filling = self.filling
+        filling.ready.append(self)
+        if filling.waker is not None:
+            filling.wake()
 
 
 class _Part:
@@ -300,7 +303,7 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
         try:
             for name, details in grouped_field_set.items():
                 field_path = Path(path, name, typename)
-                loaded = loaded_fields.get(name) if loaded_fields else None
+                loaded = loaded_fields.get(name)
                 if loaded is None:
                     self._host = field_path
                     result = execute_field(
@@ -548,11 +551,8 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
         steps: list[_Step] = []
         try:
             while filling.pending or steps:
-                for gap in await filling.next_gaps(within_a_tick=bool(steps)):
-                    try:
-                        self._fill_one(gap, filling)
-                    except Exception as error:
-                        steps.append((0, self._reach, gap.part, error))
+                ready = await filling.next_gaps(within_a_tick=bool(steps))
+                filling.add(self._fill_all(ready, steps))
                 if steps:
                     steps = [step for one in steps for step in self._go_on(*one)]
                     filling.drop_lost()
@@ -567,35 +567,43 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
         await filling.end()
         return outermost.value
 
-    def _fill_one(self, gap: _Gap, filling: _Filling) -> None:
-        """Put a value where the gap was, and look after the gaps in it."""
-        value: Any = None
-        return_type, details, info = gap.field
+    def _fill_all(self, ready: list[_Gap], steps: list[_Step]) -> list[_Gap]:
+        """Put values where gaps were, and give the gaps that are in these values."""
         gaps: list[_Gap] = []
         outer, self._gaps = self._gaps, gaps
         try:
-            value = gap.future.result()
-            if not gap.is_completed:
-                self._host = gap.path
-                value = self.complete_value(
-                    return_type, details, info, gap.path, value, gap.context
-                )
-        except Exception as raw_error:
-            value = None
-            self.handle_field_error(raw_error, return_type, details, gap.path)
+            for gap in ready:
+                try:
+                    value = self._value_of(gap)
+                except Exception as error:
+                    steps.append((0, self._reach, gap.part, error))
+                    continue
+                if value.__class__ is _Part:
+                    value.put(gap.part, gap.key, *gap.field[:2], gap.path)
+                    value = value.value
+                elif self.is_awaitable(value):
+                    gap.future = _started(value)
+                    gap.is_completed = True
+                    gaps.append(gap)
+                    continue
+                gap.part.value[gap.key] = value
         finally:
             self._host = None
             self._gaps = outer
-            gap.part.value[gap.key] = value
-        if value.__class__ is _Part:
-            value.put(gap.part, gap.key, return_type, details, gap.path)
-            gap.part.value[gap.key] = value.value
-            filling.add(gaps)
-        elif self.is_awaitable(value):
-            gap.part.value[gap.key] = None
-            gap.future = _started(value)
-            gap.is_completed = True
-            filling.add([gap])
+        return gaps
+
+    def _value_of(self, gap: _Gap) -> Any:
+        """Complete the value of a gap; give it, or it as a part, or an awaitable of it."""
+        return_type, details, info = gap.field
+        try:
+            value = gap.future.result()
+            if gap.is_completed:
+                return value
+            self._host = gap.path
+            return self.complete_value(return_type, details, info, gap.path, value, gap.context)
+        except Exception as raw_error:
+            self.handle_field_error(raw_error, return_type, details, gap.path)
+            return None
 
     # An error goes up from part to part, at the pace at which it does in graphql-core, since where
     # several meet, the first one is reported. There it takes some ticks to pass a part that waits
@@ -662,9 +670,11 @@ class _Filling:
 
     def __init__(self, loop: AbstractEventLoop, gaps: list[_Gap]) -> None:
         self._loop = loop
-        self._ready: list[_Gap] = []
-        self._waker: Future[None] | None = None
+        # Those whose values are there, in the order in which they came.
+        self.ready: list[_Gap] = []
+        self.waker: Future[None] | None = None
         self._left: list[Future[Any]] = []
+        # A set in the order in which they came up.
         self.pending: dict[_Gap, None] = {}
         self.add(gaps)
 
@@ -675,34 +685,29 @@ class _Filling:
             self.pending[gap] = None
             future = gap.future
             if future.done():
-                self._ready.append(gap)
+                self.ready.append(gap)
                 continue
             if future.get_loop() is not self._loop:
                 # A task that awaits it is told what is wrong; a callback would be called elsewhere.
                 future = gap.future = ensure_future(_awaited(future))
             future.add_done_callback(gap)
 
-    def notice(self, gap: _Gap) -> None:
-        """Take note that the value of a gap is there."""
-        self._ready.append(gap)
-        waker = self._waker
-        if waker is not None:
-            self._waker = None
-            if not waker.done():
-                waker.set_result(None)
+    def wake(self) -> None:
+        """Let who waits for values go on."""
+        waker, self.waker = self.waker, None
+        if waker is not None and not waker.done():
+            waker.set_result(None)
 
     async def next_gaps(self, *, within_a_tick: bool) -> list[_Gap]:
-        """Wait for values, and give the gaps which these are for, in the order they came in."""
+        """Wait for values, and give the gaps which these are for."""
         if within_a_tick:
             await sleep(0)
-        elif not self._ready:
-            self._waker = self._loop.create_future()
-            await self._waker
-        ready, self._ready = self._ready, []
-        found = [gap for gap in ready if gap in self.pending]
-        for gap in found:
-            del self.pending[gap]
-        return found
+        elif not self.ready:
+            self.waker = self._loop.create_future()
+            await self.waker
+        ready, self.ready = self.ready, []
+        forget = self.pending.pop
+        return [gap for gap in ready if forget(gap, False) is None]
 
     def drop_lost(self) -> None:
         """Cancel what is loaded for parts that became null."""
