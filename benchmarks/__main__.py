@@ -1,4 +1,4 @@
-"""Run all benchmarks and print a table of loaders, of scopes, of caches and of eviction policies.
+"""Run all benchmarks: tables of loaders, GraphQL fields, scopes, caches and eviction policies.
 
     python -m benchmarks [--full] [--json] [--strict] [--loop asyncio|uvloop]
 
@@ -40,6 +40,7 @@ def main(
     quick_under_load: under_load.Settings = under_load.QUICK,
     quick_caches: _CachesSettings = _QUICK_CACHES,
     quick_scopes: scopes.Settings = _QUICK_SCOPES,
+    fields: int = 1_000,
 ) -> int:
     """Run all benchmarks, print their report and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -63,13 +64,25 @@ def main(
     caches = _of_caches(options.loop, factory, _FULL_CACHES if options.full else quick_caches)
     ratios = _of_policies(options.loop, _FULL_CACHES[1] if options.full else quick_caches[1])
     of_scopes = _of_scopes(options.loop, scopes.Settings() if options.full else quick_scopes)
-    reports = {"loaders": report, "scopes": of_scopes, "caches": caches, "policies": ratios}
+    reports = {"loaders": report}
+    if find_spec("strawberry") is None:
+        report.notes.append("left out: fields of GraphQL (strawberry-graphql is not installed)")
+    else:
+        reports["graphql"] = _of_graphql(options.loop, fields, is_full=options.full)
+    reports |= {"scopes": of_scopes, "caches": caches, "policies": ratios}
     if options.json:
         documents = {name: json.loads(each.as_json()) for name, each in reports.items()}
         print(json.dumps(documents, indent=2, ensure_ascii=False))
     else:
         print("\n\n".join(map(str, reports.values())))
     return int(options.strict and any(each.missed for each in reports.values()))
+
+
+def _of_graphql(loop: str, fields: int, *, is_full: bool) -> Report:
+    from benchmarks import graphql  # it needs what it measures
+
+    rounds = 15 if is_full else 7
+    return graphql.report(loop, graphql.Settings(rounds=rounds, fields=fields))
 
 
 def _of_scopes(loop: str, settings: scopes.Settings) -> Report:

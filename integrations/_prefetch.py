@@ -45,7 +45,8 @@ from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias
 
 # All that is used of graphql-core and Strawberry beyond what their documentation offers is named
-# from here to _WHAT_IS_EXPECTED, and was tested with graphql-core 3.3.2 and strawberry 0.341.2.
+# from here to _WHAT_IS_EXPECTED, and was tested with graphql-core 3.3.0 to 3.3.2 and strawberry
+# 0.334.0 to 0.341.2.
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from graphql.execution.executor import Executor, collect_iterator_awaitables
 from graphql.pyutils import Path, Undefined, gather_with_cancel

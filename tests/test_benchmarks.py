@@ -33,6 +33,10 @@ has_graphql = pytest.mark.skipif(
     find_spec("graphql") is None, reason="graphql-core is not installed"
 )
 
+has_strawberry = pytest.mark.skipif(
+    find_spec("strawberry") is None, reason="strawberry-graphql is not installed"
+)
+
 TINY_PER_KEY = "per_key.Settings(rounds=1, keys=20, cancelled=16, single_batches=2)"
 TINY_UNDER_LOAD = (
     "under_load.Settings(rounds=1, requests=1, rates=(40,), seconds=0.2, grace=0.2, clients=2)"
@@ -127,20 +131,36 @@ def test_under_load_gives_every_contender_at_every_load() -> None:
             assert "5, the minimum" == row["verdict"]["target"]
 
 
-@has_graphql
+@has_strawberry
+def test_fields_of_graphql_are_measured_for_every_contender() -> None:
+    """`python -m benchmarks.graphql` answers each query in all ways, with the same answer."""
+    document = json.loads(
+        run_command(*["-m", "benchmarks.graphql", "--json", "--rounds", "2", "--fields", "20"])
+    )
+
+    everyone = {OURS, "load_from", "plain", "graphql-core", "strawberry", "aiodataloader"}
+    assert everyone >= set(document["contenders"]) >= {OURS, "load_from", "plain", "graphql-core"}
+    assert 2 * 5 == len(document["rows"])
+    for row in document["rows"]:
+        assert set(document["contenders"]) == set(row["results"])
+        assert "≤ 1.15 x plain, ≤ 0.7 x strawberry" == row["verdict"]["target"]
+
+
+@has_strawberry
 def test_all_benchmarks_are_run_by_one_command() -> None:
-    """`python -m benchmarks` prints tables of loaders, of scopes, of caches and of policies."""
+    """`python -m benchmarks` prints tables of loaders, fields, scopes, caches and policies."""
     text = run_code(
         f"sys.exit(everything.main([], {TINY_PER_KEY}, {TINY_UNDER_LOAD}, {TINY_CACHES},"
-        f" {TINY_SCOPES}))"
+        f" {TINY_SCOPES}, fields=20))"
     )
 
     widths = {len(line) for line in text.splitlines() if line.startswith("|")}
-    assert 4 == len(widths)
+    assert 5 == len(widths)
     assert "hit: await get(key)" in text
     assert "zipf, room for 2" in text
     assert "load_many(20 keys)" in text
     assert "40 req/s" in text
+    assert "2 levels: 2 x 10" in text
     assert "open and close a scope" in text
     assert text.splitlines()[-1].startswith("targets: ")
 
