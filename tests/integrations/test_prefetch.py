@@ -269,6 +269,34 @@ def test_a_future_of_another_loop_is_an_error_of_its_field() -> None:
     assert "attached to a different loop" in outcome.errors[0][0]
 
 
+@pytest.mark.parametrize("ticks", range(0, 60, 3))
+def test_a_query_cancelled_at_any_time_leaves_nothing_behind(ticks: int) -> None:
+    """Whenever it is cancelled, the operation ends at once and all its tasks end with it."""
+
+    async def cancel_after(ticks: int) -> set[Any]:
+        query = "{ posts { length author { posts { author { friend { id } } length } } } }"
+        task = asyncio.ensure_future(PREFETCHING.execute(query))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(1)
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert set() == run_virtual(lambda: cancel_after(ticks))
+
+
+async def test_each_of_many_items_may_fail() -> None:
+    """Of 3,000 items 2,000 are null, with an error for each."""
+    query = "{ posts(count: 3000) { sureAuthor { id } } }"
+
+    result = await PREFETCHING.execute(query)
+
+    assert 2000 == len(result.errors)
+    assert 1000 == sum(post is not None for post in result.data["posts"])
+
+
 # -- with other ways of execution
 
 
