@@ -778,8 +778,9 @@ class DataLoader(Generic[K, V]):
                 self._abandon()
             if loop is None:
                 raise LoopError(
-                    f"loader {name!r} was used where no event loop runs; use it in a coroutine, "
-                    f"in the thread of its loop: asyncio.run(main())"
+                    f"loader {name!r} was used where no event loop runs; make the endpoint, view "
+                    f"or function that loads an `async def`, and start a program with "
+                    f"asyncio.run(main())"
                 )
             if self._loop is not None:
                 raise LoopError(

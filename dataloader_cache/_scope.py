@@ -31,8 +31,9 @@ _PATIENCE = 1.0
 _NO_TASKS: AbstractSet[asyncio.Task[Any]] = frozenset()
 
 _HOW_TO_OPEN = (
-    "open one: `async with LoaderScope():` around the work, or the one line of your framework's "
-    "integration; a thread carries it with asyncio.to_thread, not with run_in_executor"
+    "open one: `async with LoaderScope():` around the work, or by your framework's integration: "
+    "extensions=[DataLoaderExtension] in Strawberry, LoaderScopeMiddleware elsewhere; "
+    "run_in_executor and new threads have none, so load first and pass them the values"
 )
 
 

@@ -79,7 +79,8 @@ class Source(ABC):
         if context is UNSET:
             raise NoScopeError(
                 f"{self.function.owner}: {what} takes the scope's context, and the scope has "
-                f"none; open it with LoaderScope(context=...)"
+                f"none; open it with LoaderScope(context=...), or give the integration that opens "
+                f"it a function that makes one"
             )
         return context
 

@@ -235,8 +235,8 @@ class TestARequest:
             return PlainTextResponse(str(caught.value))
 
         assert (
-            "loader 'names' was used where no event loop runs; use it in a coroutine, in the "
-            "thread of its loop: asyncio.run(main())"
+            "loader 'names' was used where no event loop runs; make the endpoint, view or "
+            "function that loads an `async def`, and start a program with asyncio.run(main())"
         ) == (await get(endpoint)).text
 
 

@@ -192,8 +192,8 @@ async def test_a_plain_view_can_not_load(get: Any) -> None:
         return HttpResponse(str(caught.value))
 
     assert (
-        "loader 'names' was used where no event loop runs; use it in a coroutine, in the thread "
-        "of its loop: asyncio.run(main())"
+        "loader 'names' was used where no event loop runs; make the endpoint, view or "
+        "function that loads an `async def`, and start a program with asyncio.run(main())"
     ) == await get(view, MIDDLEWARE)
 
 

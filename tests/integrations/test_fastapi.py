@@ -141,8 +141,8 @@ async def test_a_plain_endpoint_can_not_load(app: FastAPI, get: Any) -> None:
         return str(caught.value)
 
     assert (
-        "loader 'names' was used where no event loop runs; use it in a coroutine, in the thread "
-        "of its loop: asyncio.run(main())"
+        "loader 'names' was used where no event loop runs; make the endpoint, view or "
+        "function that loads an `async def`, and start a program with asyncio.run(main())"
     ) == await get()
 
 

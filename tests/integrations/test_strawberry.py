@@ -1027,8 +1027,8 @@ class TestWithoutALoop:
 
         assert LoopError is type(error.original_error)
         assert (
-            "loader 'names' was used where no event loop runs; use it in a coroutine, in the "
-            "thread of its loop: asyncio.run(main())"
+            "loader 'names' was used where no event loop runs; make the endpoint, view or "
+            "function that loads an `async def`, and start a program with asyncio.run(main())"
         ) == error.message
 
     async def test_a_load_in_a_worker_thread_says_what_to_do(self, schema: Any) -> None:
