@@ -62,7 +62,22 @@ W = TypeVar("W", bound=Hashable)
 
 
 class _Dataloader:
-    """Declare a batch function as a loader factory: see `dataloader`."""
+    """Declare a batch function as a `LoaderFactory`, which gives each scope a loader of its own.
+
+        @dataloader
+        async def users(ids: list[int], context: AppContext) -> dict[int, User]: ...
+
+        @dataloader(missing="raise", max_batch_size=500)
+        async def accounts(ids: list[int]) -> dict[int, Account]: ...
+
+        async with LoaderScope(context=app_context):
+            user = await users.load(1)
+
+    The function may have a second parameter, which gets the scope's context. The options are those
+    of `DataLoader` but `result_cache`, and `args`: the type of arguments besides the key, which the
+    function gets last; `prices.load(7, EUR)` then loads for these args. Several arguments are the
+    fields of a frozen dataclass. `dataloader.shared` puts a cache behind it.
+    """
 
     @overload
     def __call__(self, function: Request[K, Map[K, V]], /) -> LoaderFactory[K, V | None]: ...
@@ -233,7 +248,17 @@ class _Dataloader:
 
 
 class _GroupDataloader:
-    """Declare a batch function that returns flat rows: see `group_dataloader`."""
+    """Declare a batch function that returns flat rows; each key's value is the list of its rows.
+
+        @group_dataloader(by="author_id")
+        async def posts(author_ids: list[int]) -> list[Post]: ...
+
+        theirs = await posts.load(author.id)     # [] where there is none
+
+    `by` is an attribute of a row, an item of a row that is a mapping, or a function of a row. Rows
+    that belong to no key of the batch are left out. The other options are those of `dataloader`
+    but `missing` and `cache_errors`.
+    """
 
     @overload
     def __call__(
@@ -323,31 +348,12 @@ class _GroupDataloader:
         return _declare(by, None, _SHARED_OPTIONS, options, is_shared=True)
 
 
+# `help()` shows the docstrings of their classes; this one is for editors.
 dataloader: Final = _Dataloader()
-"""Declare a batch function as a `LoaderFactory`, which gives each scope a loader of its own.
-
-    @dataloader
-    async def users(ids: list[int], context: AppContext) -> dict[int, User]: ...
-
-    @dataloader(missing="raise", max_batch_size=500)
-    async def accounts(ids: list[int]) -> dict[int, Account]: ...
-
-The function may have a second parameter, which gets the scope's context. The options are those of
-`DataLoader`, and `args`: the type of arguments besides the key, which the function gets last;
-`prices.load(7, EUR)` then loads for these args. `dataloader.shared` puts a cache behind it.
-"""
+"""Declare a batch function as a `LoaderFactory`, which gives each scope a loader of its own."""
 
 group_dataloader: Final = _GroupDataloader()
-"""Declare a batch function that returns flat rows; each key's value is the list of its rows.
-
-    @group_dataloader(by="author_id")
-    async def posts(author_ids: list[int]) -> list[Post]: ...
-
-    first, *rest = await posts.load(author.id)     # [] where there is none
-
-`by` is an attribute of a row, an item of a row that is a mapping, or a function of a row. Rows
-that belong to no key of the batch are left out. The other options are those of `dataloader`.
-"""
+"""Declare a batch function that returns flat rows; each key's value is the list of its rows."""
 
 _LOADER_OPTIONS: Final = frozenset(
     {
