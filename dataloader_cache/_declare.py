@@ -222,7 +222,8 @@ class _Dataloader:
         missing: Literal["raise"],
         **options: Unpack[SharedOptions],
     ) -> SharesPublicFoundArgs[A]: ...
-    def shared(self, **options: Any) -> Any:
+    # Any: the overloads say what goes in and what comes out.
+    def shared(self, _function: Callable[..., Any] | None = None, **options: Any) -> Any:
         """Declare a loader whose values live longer than a request, in a cache of their own.
 
         Nothing leaks between requests: loads run in an empty context, and the function gets the
@@ -244,7 +245,7 @@ class _Dataloader:
             ConfigurationError: Neither or both of `vary` and `public` are given, or another
                 argument is wrong.
         """
-        return _declare(UNSET, None, _SHARED_OPTIONS, options, is_shared=True)
+        return _declare(UNSET, _function, _SHARED_OPTIONS, options, is_shared=True)
 
 
 class _GroupDataloader:
@@ -278,9 +279,17 @@ class _GroupDataloader:
         cache_key_fn: Callable[[Any], Hashable] | None = ...,
         **options: Unpack[GroupOptions],
     ) -> GroupsArgs[A]: ...
-    def __call__(self, *, by: str | Callable[[Any], Hashable], **options: Any) -> Any:
+    # Any: the overloads say what goes in and what comes out.
+    def __call__(
+        self,
+        _function: Callable[..., Any] | None = None,
+        *,
+        by: str | Callable[[Any], Hashable] | Unset = UNSET,
+        **options: Any,
+    ) -> Any:
         """Declare a loader of lists: `by` tells which key a row belongs to."""
-        return _declare(by, None, _GROUP_OPTIONS, options)
+        _check_grouping("group_dataloader", by)
+        return _declare(by, _function, _GROUP_OPTIONS, options)
 
     @overload
     def shared(
@@ -322,7 +331,13 @@ class _GroupDataloader:
         args: type[A],
         **options: Unpack[SharedOptions],
     ) -> GroupsPublicArgs[A]: ...
-    def shared(self, *, by: str | Callable[[Any], Hashable], **options: Any) -> Any:
+    def shared(
+        self,
+        _function: Callable[..., Any] | None = None,
+        *,
+        by: str | Callable[[Any], Hashable] | Unset = UNSET,
+        **options: Any,
+    ) -> Any:
         """Declare a loader whose values live longer than a request, in a cache of their own.
 
         Nothing leaks between requests: loads run in an empty context, and the function gets the
@@ -345,7 +360,8 @@ class _GroupDataloader:
             ConfigurationError: Neither or both of `vary` and `public` are given, or another
                 argument is wrong.
         """
-        return _declare(by, None, _SHARED_OPTIONS, options, is_shared=True)
+        _check_grouping("group_dataloader.shared", by)
+        return _declare(by, _function, _SHARED_GROUP_OPTIONS, options, is_shared=True)
 
 
 # `help()` shows the docstrings of their classes; this one is for editors.
@@ -372,7 +388,8 @@ _REQUEST_OPTIONS: Final = _GROUP_OPTIONS | {"cache_errors", "missing"}
 _CACHE_OPTIONS: Final = frozenset(
     {"clock", "eviction", "maxsize", "negative_ttl", "refresh_ahead", "stale_ttl", "ttl_jitter"}
 )
-_SHARED_OPTIONS: Final = _LOADER_OPTIONS | _CACHE_OPTIONS | {"missing", "public", "ttl", "vary"}
+_SHARED_GROUP_OPTIONS: Final = _LOADER_OPTIONS | _CACHE_OPTIONS | {"public", "ttl", "vary"}
+_SHARED_OPTIONS: Final = _SHARED_GROUP_OPTIONS | {"missing"}
 
 
 def _declare(
@@ -386,6 +403,11 @@ def _declare(
     """Make a factory of a function, or the decorator that does."""
     what = "dataloader" if by is UNSET else "group_dataloader"
     what = f"{what}.shared" if is_shared else what
+    if function is not None and not callable(function):
+        raise ConfigurationTypeError(
+            f"@{what} needs an async function of a list of keys, got {function!r}; options are "
+            f"given by name"
+        )
     unknown = sorted(options.keys() - known)
     if unknown:
         raise ConfigurationTypeError(
@@ -393,7 +415,10 @@ def _declare(
         )
     args = options.pop("args", None)
     if args is not None and not isinstance(args, type):
-        raise ConfigurationTypeError(f"@{what}: args must be a type, got {args!r}")
+        raise ConfigurationTypeError(
+            f"@{what}: args must be a type, got {args!r}; for several arguments make a frozen "
+            f"dataclass of them"
+        )
     check_name(f"@{what}", options.get("name"))
     if is_shared:
         _check_sharing(what, options)
@@ -402,6 +427,14 @@ def _declare(
         return _make(function, by, args, dict(options), is_shared=is_shared)
 
     return declare if function is None else declare(function)
+
+
+def _check_grouping(what: str, by: object) -> None:
+    if by is UNSET:
+        raise ConfigurationTypeError(
+            f"@{what} must say which key a row belongs to: by=, the name of an attribute or a "
+            f"function of a row"
+        )
 
 
 def _check_sharing(what: str, options: dict[str, Any]) -> None:

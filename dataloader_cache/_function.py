@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeGuard
 
-from ._results import check_awaitable, describe
+from ._results import check_awaitable, count, describe
 from .errors import BatchResultError, ConfigurationTypeError
 
 __all__ = ["BatchFunction", "Grouping"]
@@ -74,9 +74,12 @@ class BatchFunction:
                 wanted.append(f"[{second}]")
             if self.args is not None:
                 wanted.append("args")
+            advice = ""
+            if surplus and second != "context":
+                advice = "; a shared loader gets no context, but what vary= makes of it"
             raise ConfigurationTypeError(
                 f"{self.owner} must take ({', '.join(wanted)}), got "
-                f"({', '.join(str(item) for item in parameters)})"
+                f"({', '.join(str(item) for item in parameters)}){advice}"
             )
         self.takes_second = len(positional) >= most and second is not None
         self.needs_second = False
@@ -160,9 +163,9 @@ class Grouping:
                 strangers += 1
         if strangers and not any(groups.values()) and type(strange) not in map(type, own):
             raise BatchResultError(
-                f"batch function of {owner} returned {strangers} rows, and by={self._by!r} gives "
-                f"none of the keys asked for: it gives {strange!r}, a {type(strange).__name__}, "
-                f"where the keys are of type {type(own[0]).__name__}"
+                f"batch function of {owner} returned {count(strangers, 'row')}, and "
+                f"by={self._by!r} gives none of the keys asked for: it gives {strange!r}, a "
+                f"{type(strange).__name__}, where the keys are of type {type(own[0]).__name__}"
             )
         return list(groups.values())
 

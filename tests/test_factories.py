@@ -372,12 +372,29 @@ def test_options_are_keyword_only():
         dataloader(of_keys, 10)
 
 
+@pytest.mark.parametrize(
+    "declare, given, missing",
+    [
+        pytest.param(group_dataloader, of_keys, "by=", id="group"),
+        pytest.param(group_dataloader, "author_id", "by=", id="group by place"),
+        pytest.param(group_dataloader.shared, of_keys, "by=", id="shared group"),
+        pytest.param(dataloader.shared, of_keys, "vary=", id="shared"),
+    ],
+)
+def test_a_decorator_without_what_it_needs_says_so(declare: Any, given: Any, missing: str):
+    """A decorator that stands without a call says which option it lacks."""
+    with pytest.raises(ConfigurationError, match=missing):
+        declare(given)
+
+
 def test_an_unknown_option_is_refused():
     """A misspelled option is an error, and `result_cache` belongs to shared factories."""
     with pytest.raises(TypeError, match="batch_size"):
         dataloader(batch_size=10)
     with pytest.raises(TypeError, match="result_cache"):
         dataloader(result_cache=None)
+    with pytest.raises(TypeError, match="missing"):
+        group_dataloader.shared(by="id", ttl=1, public=True, missing="raise")
 
 
 # The options of @dataloader
