@@ -11,9 +11,10 @@ import functools
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar, cast, overload
+from weakref import WeakValueDictionary
 
 from ._cache import AsyncCache
-from ._loader import DataLoader, clears_of, provide_from
+from ._loader import DataLoader, clears_of, is_idle, provide_from
 from ._scope import LoaderScope, current_scope, scope_for
 from ._sources import Source
 from .errors import ConfigurationTypeError
@@ -266,6 +267,8 @@ class ArgsLoaders(Generic[K, A, V]):
         self._scope = scope
         self._limiters: tuple[Limiter, ...] = source.limiters()
         self._loaders: dict[A, DataLoader[K, V]] = {}
+        # Those from before a reset, as long as somebody else holds them.
+        self._released: WeakValueDictionary[A, DataLoader[K, V]] = WeakValueDictionary()
 
     def __call__(self, args: A) -> DataLoader[K, V]:
         """Give the loader for these args: the same one for equal args.
@@ -288,13 +291,20 @@ class ArgsLoaders(Generic[K, A, V]):
                     f"got {args!r}"
                 )
             self._scope.check_open()
-            loader = self._source.make(self._scope, (args,), self._limiters)
+            loader = self._released.pop(args, None)
+            if loader is None:
+                loader = self._source.make(self._scope, (args,), self._limiters)
             self._loaders[args] = loader
         return loader
 
     def own_loaders(self) -> list[DataLoader[K, V]]:
         """Give the loaders that there are now."""
-        return list(self._loaders.values())
+        return [*self._loaders.values(), *self._released.values()]
+
+    def let_go(self) -> None:
+        """Hold no loader that does nothing: each event of a long scope may come with other args."""
+        for args in [args for args, loader in self._loaders.items() if is_idle(loader)]:
+            self._released[args] = self._loaders.pop(args)
 
 
 class ArgsLoaderFactory(_Declaration, Generic[K, A, V]):

@@ -32,7 +32,15 @@ from .errors import (
 )
 from .typing import Limiter
 
-__all__ = ["DataLoader", "clears_of", "close_all", "equip", "provide_from", "reset_all"]
+__all__ = [
+    "DataLoader",
+    "clears_of",
+    "close_all",
+    "equip",
+    "is_idle",
+    "provide_from",
+    "reset_all",
+]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -870,6 +878,11 @@ def reset_all(loaders: Iterable[DataLoader[Any, Any]]) -> None:
     for loader in loaders:
         loader._reset()
         loader._state.clears = 0
+
+
+def is_idle(loader: DataLoader[Any, Any]) -> bool:
+    """Tell whether the loader has neither an open nor a running batch."""
+    return loader._state.open is None and not loader._state.running
 
 
 def close_all(loaders: Iterable[DataLoader[Any, Any]]) -> set[asyncio.Task[Any]]:

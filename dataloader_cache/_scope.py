@@ -40,7 +40,8 @@ _HOW_TO_OPEN = (
 class Declared(Protocol[L_co]):
     """What can be looked up in a scope: a loader factory.
 
-    It makes a loader, or something that holds loaders and gives them with `own_loaders()`.
+    It makes a loader, or something that holds loaders: it gives them with `own_loaders()`, and
+    needs to hold those that do nothing no longer after `let_go()`.
     """
 
     def make(self, scope: LoaderScope) -> L_co:
@@ -217,6 +218,9 @@ class LoaderScope:
     def reset(self) -> None:
         """Forget everything in every loader; who waits for a load in progress gets its result."""
         reset_all(self._own_loaders())
+        for made in list(self.loaders.values()):
+            if not isinstance(made, DataLoader):
+                made.let_go()
 
     def close(self) -> None:
         """End the scope and its loaders: who waits for them gets a `LoadCancelledError`.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import gc
 import inspect
 import uuid
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,8 @@ from dataloader_cache.errors import (
     BatchResultError,
     ConfigurationError,
     KeyNotFoundError,
+    LoadCancelledError,
+    LoaderClosedError,
     LoadTimeoutError,
     NoScopeError,
 )
@@ -953,6 +957,55 @@ async def test_reset_reaches_loaders_with_args():
         await outcomes(prices.load(1, EUR), prices.load(1, USD))
         scope.reset()
         assert (None, None) == (prices.peek(1, EUR), prices.peek(1, USD))
+
+
+async def test_reset_frees_the_loaders_of_args():
+    """A scope that lives long keeps no loader for arguments that come only once."""
+    prices = priced([])
+    async with LoaderScope() as scope:
+        loaders: weakref.WeakSet[Any] = weakref.WeakSet()
+        for number in range(20):
+            currency = Currency(str(number))
+            await within(prices.load(1, currency))
+            loaders.add(scope[prices](currency))
+            scope.reset()
+        await ticks(3)
+        gc.collect()
+        assert 0 == len(loaders)
+
+
+async def test_a_loader_with_args_that_is_held_over_a_reset_stays_the_scope_s():
+    """Who took the loader of some arguments before a reset has the one that the scope uses."""
+    prices = priced([])
+    async with LoaderScope() as scope:
+        loader = scope[prices](EUR)
+        scope.reset()
+        await within(loader.load(1))
+        assert loader is scope[prices](EUR)
+        scope.reset()
+    with pytest.raises(LoaderClosedError):
+        await within(loader.load(2))
+
+
+async def test_a_loader_with_args_that_runs_during_a_reset_ends_with_the_scope():
+    """A batch that was in progress at a reset is cancelled when the scope is closed."""
+    plan: list[str] = []
+
+    @dataloader(args=Currency)
+    async def prices(ids: list[int], currency: Currency) -> list[int]:
+        plan.append("started")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            plan.append("ended")
+        return ids
+
+    async with LoaderScope() as scope:
+        waiter = prices.load(1, EUR)
+        await until(lambda: plan)
+        scope.reset()
+    assert [LoadCancelledError] == [type(one) for one in await outcomes(waiter)]
+    assert ["started", "ended"] == plan
 
 
 def test_a_factory_with_args_is_of_its_own_class():
