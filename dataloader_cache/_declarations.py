@@ -51,7 +51,6 @@ V = TypeVar("V")
 R = TypeVar("R")
 A = TypeVar("A", bound=Hashable)
 B = TypeVar("B")
-C = TypeVar("C")
 W = TypeVar("W", bound=Hashable)
 W_co = TypeVar("W_co", covariant=True)
 

@@ -57,7 +57,6 @@ __all__ = ["dataloader", "group_dataloader"]
 K = TypeVar("K")
 V = TypeVar("V")
 A = TypeVar("A", bound=Hashable)
-C = TypeVar("C")
 W = TypeVar("W", bound=Hashable)
 
 
@@ -147,7 +146,7 @@ class _Dataloader:
         self,
         *,
         ttl: float | None,
-        vary: Callable[[C], W],
+        vary: Callable[[Any], W],
         args: None = ...,
         missing: Literal["none"] = ...,
         **options: Unpack[SharedOptions],
@@ -157,7 +156,7 @@ class _Dataloader:
         self,
         *,
         ttl: float | None,
-        vary: Callable[[C], W],
+        vary: Callable[[Any], W],
         args: None = ...,
         missing: Literal["raise"],
         **options: Unpack[SharedOptions],
@@ -167,7 +166,7 @@ class _Dataloader:
         self,
         *,
         ttl: float | None,
-        vary: Callable[[C], W],
+        vary: Callable[[Any], W],
         args: type[A],
         missing: Literal["none"] = ...,
         **options: Unpack[SharedOptions],
@@ -177,7 +176,7 @@ class _Dataloader:
         self,
         *,
         ttl: float | None,
-        vary: Callable[[C], W],
+        vary: Callable[[Any], W],
         args: type[A],
         missing: Literal["raise"],
         **options: Unpack[SharedOptions],
@@ -297,7 +296,7 @@ class _GroupDataloader:
         *,
         by: str | Callable[[Any], Hashable],
         ttl: float | None,
-        vary: Callable[[C], W],
+        vary: Callable[[Any], W],
         args: None = ...,
         **options: Unpack[SharedOptions],
     ) -> GroupsVary[W]: ...
@@ -307,7 +306,7 @@ class _GroupDataloader:
         *,
         by: str | Callable[[Any], Hashable],
         ttl: float | None,
-        vary: Callable[[C], W],
+        vary: Callable[[Any], W],
         args: type[A],
         **options: Unpack[SharedOptions],
     ) -> GroupsVaryArgs[W, A]: ...

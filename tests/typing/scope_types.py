@@ -353,6 +353,9 @@ def a_shared_factory_is_a_factory() -> None:
         tenant_to_dict
     )
     keys_only: LoaderFactory[int, User] = dataloader.shared(ttl=None, vary=tenant)(to_list)
+    by_lambda: LoaderFactory[int, User] = dataloader.shared(
+        ttl=30, vary=lambda context: context.tenant_id
+    )(tenant_to_list)
     public: LoaderFactory[int, User] = dataloader.shared(ttl=None, public=True)(to_list)
     public_dict: LoaderFactory[int, User | None] = dataloader.shared(ttl=1, public=True)(to_dict)
     with_args: ArgsLoaderFactory[int, Currency, User] = dataloader.shared(
@@ -361,7 +364,7 @@ def a_shared_factory_is_a_factory() -> None:
     with_both: ArgsLoaderFactory[int, Currency, User | None] = dataloader.shared(
         ttl=1, vary=tenant, args=Currency
     )(tenant_args_to_dict)
-    del by_tenant, optional, strict, keys_only, public, public_dict, with_args, with_both
+    del by_tenant, optional, strict, keys_only, by_lambda, public, public_dict, with_args, with_both
 
 
 async def a_shared_factory_loads_what_its_function_returns() -> None:
