@@ -96,8 +96,14 @@ def loader_scope(
         limiter: A function that makes a limiter for the loaders of one request.
 
     Raises:
-        ConfigurationError: The view is not async.
+        ConfigurationError: The view is not async, or the context or the limiter is no function.
     """
+    for name, given in (("context", context), ("limiter", limiter)):
+        if given is not None and not callable(given):
+            raise ConfigurationError(
+                f"{name} of loader_scope must be a function that makes one for each request, got "
+                f"{given!r}, which all requests would share"
+            )
     if view is None:
         return functools.partial(_in_scope, context=context, limiter=limiter)
     return _in_scope(view, context=context, limiter=limiter)

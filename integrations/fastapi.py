@@ -52,7 +52,15 @@ def loader_scope(
         get_context: A dependency itself; what it gives is the context of the request's loaders.
         limiter: A function that makes a limiter for the loaders of one request, for example
             `lambda: asyncio.Semaphore(1)`.
+
+    Raises:
+        ConfigurationError: The limiter is no function.
     """
+    if limiter is not None and not callable(limiter):
+        raise ConfigurationError(
+            "limiter of loader_scope must be a function that makes one for each request, got "
+            f"{limiter!r}, which all requests would share"
+        )
 
     async def open_scope(
         connection: HTTPConnection, context: Annotated[Any, Depends(get_context)]

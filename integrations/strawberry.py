@@ -90,10 +90,19 @@ class DataLoaderExtension(SchemaExtension):
         limiter: A function of `info.context` that gives the limiter of the scope, for example
             `lambda context: context.limiter`, where all loaders use the context's one session.
             A scope that was open already keeps its own.
+
+    Raises:
+        ConfigurationError: The limiter is no function, or one instance is used for several
+            operations.
     """
 
     def __init__(self, *, limiter: Callable[[Any], Limiter] | None = None) -> None:
         super().__init__()
+        if limiter is not None and not callable(limiter):
+            raise ConfigurationError(
+                "limiter of DataLoaderExtension must be a function of info.context that gives one "
+                f"for each operation, got {limiter!r}, which all operations would share"
+            )
         self._limiter = limiter
         self._scope: LoaderScope | None = None
         self._around: LoaderScope | None = None

@@ -233,6 +233,22 @@ def test_a_plain_view_can_not_be_decorated() -> None:
     ) == str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["context", "limiter"])
+def test_what_all_requests_would_share_is_refused(name: str) -> None:
+    """The decorator takes functions, which it calls for each request."""
+
+    async def posts(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    with pytest.raises(ConfigurationError) as caught:
+        loader_scope(**{name: 7})(posts)  # type: ignore[arg-type]
+
+    assert (
+        f"{name} of loader_scope must be a function that makes one for each request, "
+        "got 7, which all requests would share"
+    ) == str(caught.value)
+
+
 async def test_the_scope_is_closed_with_the_response(get: Any) -> None:
     """A response that is no stream ends it at once, and so does an error."""
     scopes = []

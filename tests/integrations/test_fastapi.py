@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 
 from dataloader_cache import LoaderScope, dataloader
-from dataloader_cache.errors import LoopError
+from dataloader_cache.errors import ConfigurationError, LoopError
 from dataloader_cache.testing import BatchRecorder
 
 pytest.importorskip("fastapi")
@@ -170,3 +170,13 @@ async def test_a_websocket_is_refused(app: FastAPI, serve: Any) -> None:
         "keep its loaders' values as long as it is open; open a scope for each message: "
         "`with LoaderScope(context):`"
     ] == errors
+
+
+def test_a_limiter_that_all_requests_would_share_is_refused() -> None:
+    """The limiter is a function, which is called for each request."""
+    with pytest.raises(ConfigurationError) as caught:
+        loader_scope(limiter=asyncio.Semaphore(1))  # type: ignore[arg-type]
+
+    assert str(caught.value).startswith(
+        "limiter of loader_scope must be a function that makes one for each request, got <asyncio."
+    )

@@ -457,6 +457,16 @@ class TestSetUp:
 
         assert ConfigurationError is type(result.errors[0].original_error)
 
+    def test_a_limiter_that_all_operations_would_share_is_refused(self) -> None:
+        """The limiter is a function, which is called for each operation."""
+        with pytest.raises(ConfigurationError) as caught:
+            DataLoaderExtension(limiter=7)  # type: ignore[arg-type]
+
+        assert (
+            "limiter of DataLoaderExtension must be a function of info.context that gives one for "
+            "each operation, got 7, which all operations would share"
+        ) == str(caught.value)
+
     async def test_a_schema_is_changed_once(self, schema: Any) -> None:
         """The second operation finds the schema as the first has left it."""
 
