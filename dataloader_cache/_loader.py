@@ -123,6 +123,7 @@ class DataLoader(Generic[K, V]):
         "_pump",
         "_put_behind",
         "_recall",
+        "_renew",
         "_state",
         "_thread",
     )
@@ -312,6 +313,8 @@ class DataLoader(Generic[K, V]):
         # What stands behind the memo: how to forget a key and to put one there.
         self._forget_behind: Callable[[Hashable], object] | None = None
         self._put_behind: Callable[[Hashable, object], object] | None = None
+        # What a reset finds out anew.
+        self._renew: Callable[[], None] | None = None
         if result_cache is not None:
             self._forget_behind = result_cache.delete
             self._put_behind = result_cache.set
@@ -850,6 +853,7 @@ def equip(
     limiters: tuple[Limiter, ...] = (),
     fetch: Fetch | None = None,
     forget: Callable[[Hashable], object] | None = None,
+    renew: Callable[[], None] | None = None,
 ) -> DataLoader[K, V]:
     """Give a new loader what a factory adds to it: nothing that users could pass."""
     state = loader._state
@@ -860,6 +864,7 @@ def equip(
     if fetch is not None:
         state.fetch = fetch
     loader._forget_behind = forget or loader._forget_behind
+    loader._renew = renew
     return loader
 
 
@@ -878,6 +883,8 @@ def reset_all(loaders: Iterable[DataLoader[Any, Any]]) -> None:
     for loader in loaders:
         loader._reset()
         loader._state.clears = 0
+        if loader._renew is not None:
+            loader._renew()
 
 
 def is_idle(loader: DataLoader[Any, Any]) -> bool:

@@ -216,11 +216,14 @@ class LoaderScope:
     # -- its life
 
     def reset(self) -> None:
-        """Forget everything in every loader; who waits for a load in progress gets its result."""
-        reset_all(self._own_loaders())
+        """Forget everything in every loader; who waits for a load in progress gets its result.
+
+        Loaders of shared factories ask `vary` again.
+        """
         for made in list(self.loaders.values()):
             if not isinstance(made, DataLoader):
                 made.let_go()
+        reset_all(list(self._own_loaders()))
 
     def close(self) -> None:
         """End the scope and its loaders: who waits for them gets a `LoadCancelledError`.

@@ -142,17 +142,31 @@ class SharedSource(Source):
         self, scope: LoaderScope, args: tuple[object, ...], limiters: tuple[Limiter, ...]
     ) -> _Loader:
         """Make the loader of one scope, which asks the cache and then the hub."""
-        vary: tuple[Hashable, ...] = ()
-        if self._vary is not None:
-            vary = (self._vary(self._need_context(scope, "vary")),)
-            _check_hashable(vary[0], f"{self.function.owner}: vary gave a value")
-        home: tuple[Hashable, ...] = (*vary, *args)
-        second = vary if self.function.takes_second else ()
-        load_fn = self._bind(second, args)
+        context = None if self._vary is None else self._need_context(scope, "vary")
+        home, load_fn = self._at_home(context, args)
+        refusal: Exception | None = None
+
+        def renew() -> None:
+            # What vary goes by may be another by now: who is logged in, after a mutation.
+            nonlocal home, load_fn, refusal
+            try:
+                home, load_fn = self._at_home(context, args)
+                refusal = None
+            except Exception as error:
+                refusal = error
+
+        def check() -> None:
+            if refusal is not None:
+                raise refusal
+
+        def forget(cache_key: Hashable) -> None:
+            check()
+            self._shared_cache.delete((home, cache_key))
 
         async def fetch(
             cache_keys: list[Hashable], originals: list[Any], *_: object
         ) -> dict[Hashable, Any]:
+            check()
             found = {key: hit(self._shared_cache, (home, key)) for key in cache_keys}
             missing = {
                 cache_key: key
@@ -175,8 +189,20 @@ class SharedSource(Source):
             loader,
             context=Context(),
             fetch=fetch,
-            forget=lambda cache_key: self._shared_cache.delete((home, cache_key)),
+            forget=forget,
+            renew=renew if self._vary is not None else None,
         )
+
+    def _at_home(
+        self, context: Any, args: tuple[object, ...]
+    ) -> tuple[tuple[Hashable, ...], _LoadFn]:
+        """Give what the values depend on besides the key, and the batch function for that."""
+        vary: tuple[Hashable, ...] = ()
+        if self._vary is not None:
+            vary = (self._vary(context),)
+            _check_hashable(vary[0], f"{self.function.owner}: vary gave a value")
+        second = vary if self.function.takes_second else ()
+        return (*vary, *args), self._bind(second, args)
 
     def _hub(self, home: tuple[Hashable, ...], load_fn: _LoadFn) -> _Loader:
         loop = asyncio.get_running_loop()

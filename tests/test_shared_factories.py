@@ -563,6 +563,68 @@ async def test_o5_vary_is_not_asked_in_a_request_that_loads_nothing():
     assert 1 == len(asked)
 
 
+async def test_o5_vary_is_asked_again_after_a_reset():
+    """A request whose tenant changed is served as the new tenant from its next reset on."""
+    plan: list[Any] = []
+    users, asker = varying(plan), Request("a")
+    async with LoaderScope(asker) as scope:
+        before = await within(users.load(1))
+        asker.tenant = "b"
+        scope.reset()
+        after = await within(users.load(1))
+    assert (("a", 1), ("b", 1)) == (before, after)
+    assert [("a", [1]), ("b", [1])] == plan
+
+
+async def test_o5_vary_is_asked_again_for_loaders_with_args():
+    """A loader of some arguments serves the new tenant too, whoever still holds it."""
+    asker = Request("a")
+
+    @dataloader.shared(ttl=None, vary=tenant_of, args=Currency)
+    async def prices(keys: list[int], tenant: str, currency: Currency) -> list[Any]:
+        return [(tenant, key) for key in keys]
+
+    async with LoaderScope(asker) as scope:
+        loader = scope[prices](EUR)
+        asker.tenant = "b"
+        scope.reset()
+        assert ("b", 1) == await within(loader.load(1))
+
+
+async def test_o5_a_clear_after_a_reset_is_for_the_new_tenant():
+    """`clear` reaches the values that the request would be served now, and no others."""
+    plan: list[Any] = []
+    users, asker = varying(plan), Request("a")
+    async with LoaderScope(asker) as scope:
+        await within(users.load(1))
+        await request(users, 1, tenant="b")
+        asker.tenant = "b"
+        scope.reset()
+        users.clear(1)
+    await request(users, 1, tenant="a")
+    await request(users, 1, tenant="b")
+    assert [("a", [1]), ("b", [1]), ("b", [1])] == plan
+
+
+async def test_o5_what_vary_raises_at_a_reset_is_the_error_of_later_loads():
+    """A request that lost its tenant is served nothing, until a reset at which it has one."""
+    plan: list[Any] = []
+    users = varying(plan, vary=lambda asker: asker.tenants.pop(0))
+    asker = Request(None)
+    asker.tenants = ["a"]  # type: ignore[attr-defined]
+    async with LoaderScope(asker) as scope:
+        await within(users.load(1))
+        scope.reset()
+        with pytest.raises(IndexError):
+            await within(users.load(1))
+        with pytest.raises(IndexError):
+            users.clear(1)
+        asker.tenants = ["c"]  # type: ignore[attr-defined]
+        scope.reset()
+        assert ("c", 1) == await within(users.load(1))
+    assert [("a", [1]), ("c", [1])] == plan
+
+
 # No leak: contexts
 
 
