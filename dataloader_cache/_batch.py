@@ -202,6 +202,7 @@ class Batch:
     __slots__ = (
         "_crowd",
         "_epoch",
+        "_fetch",
         "_handle",
         "_provide",
         "_pump",
@@ -235,6 +236,8 @@ class Batch:
         self._state = state
         self._pump = pump
         self._epoch = state.epoch
+        # Its own, since the loader may ask elsewhere before the batch leaves.
+        self._fetch = state.fetch
         self.loop = loop
         self.is_open = True
         self.flight = Flight(self)
@@ -342,7 +345,7 @@ class Batch:
             self._conclude({})
             return
         state.running.add(self)
-        if state.fetch is None:
+        if self._fetch is None:
             self._count(cache_keys)
         if state.provide is not None:
             self._provide = state.provide()
@@ -428,11 +431,11 @@ class Batch:
         task = asyncio.current_task()
         lasting: set[int] | None = None
         try:
-            if state.fetch is None:
+            if self._fetch is None:
                 values = await self._ask(cache_keys)
             else:
                 lasting = set()
-                values = await self._fetch(state.fetch, cache_keys, lasting)
+                values = await self._get_behind(self._fetch, cache_keys, lasting)
         except asyncio.CancelledError as error:
             self._fail(as_error(error, owner))
             raise
@@ -472,7 +475,7 @@ class Batch:
             for slot in reversed(slots):
                 self._pump.slots.release(slot)
 
-    async def _fetch(
+    async def _get_behind(
         self, fetch: Fetch, cache_keys: list[Hashable], lasting: set[int]
     ) -> Sequence[Any]:
         """Ask the result cache, which calls the batch function for what it lacks.
@@ -521,7 +524,7 @@ class Batch:
                 waiter.add_done_callback(self._watch_next)
                 return
             self._scanned += 1
-        if self._state.fetch is not None:
+        if self._fetch is not None:
             # The result cache will keep what comes.
             return
         error = LoadCancelledError(f"nobody waits for the load of loader {self._state.name!r}")

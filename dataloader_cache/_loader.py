@@ -853,7 +853,6 @@ def equip(
     limiters: tuple[Limiter, ...] = (),
     fetch: Fetch | None = None,
     forget: Callable[[Hashable], object] | None = None,
-    renew: Callable[[], None] | None = None,
 ) -> DataLoader[K, V]:
     """Give a new loader what a factory adds to it: nothing that users could pass."""
     state = loader._state
@@ -864,8 +863,20 @@ def equip(
     if fetch is not None:
         state.fetch = fetch
     loader._forget_behind = forget or loader._forget_behind
-    loader._renew = renew
     return loader
+
+
+def renew_with(loader: DataLoader[Any, Any], renew: Callable[[], None]) -> None:
+    """Have something done at each reset."""
+    loader._renew = renew
+
+
+def change_fetch(loader: DataLoader[Any, Any], fetch: Fetch) -> None:
+    """Ask another way from now on; a batch that is open leaves, and asks as it would have."""
+    state = loader._state
+    state.fetch = fetch
+    if state.open is not None:
+        state.open.send()
 
 
 def provide_from(loader: DataLoader[Any, Any], provide: Provide) -> None:

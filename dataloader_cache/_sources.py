@@ -17,9 +17,10 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from ._arguments import UNSET
+from ._batch import Fetch
 from ._cache import ABSENT, AsyncCache, hit
 from ._function import BatchFunction, Grouping
-from ._loader import DataLoader, equip
+from ._loader import DataLoader, change_fetch, equip, renew_with
 from ._results import read_values
 from ._scope import LoaderScope
 from .errors import NoScopeError
@@ -146,27 +147,40 @@ class SharedSource(Source):
         home, load_fn = self._at_home(context, args)
         refusal: Exception | None = None
 
-        def renew() -> None:
-            # What vary goes by may be another by now: who is logged in, after a mutation.
-            nonlocal home, load_fn, refusal
-            try:
-                home, load_fn = self._at_home(context, args)
-                refusal = None
-            except Exception as error:
-                refusal = error
-
-        def check() -> None:
+        def forget(cache_key: Hashable) -> None:
             if refusal is not None:
                 raise refusal
-
-        def forget(cache_key: Hashable) -> None:
-            check()
             self._shared_cache.delete((home, cache_key))
+
+        loader = DataLoader(
+            self.function.original, cache_key_fn=self._cache_key_fn, name=self.function.name
+        )
+        equip(loader, context=Context(), fetch=self._fetch_from(home, load_fn), forget=forget)
+
+        def renew() -> None:
+            # What vary goes by may be another by now: who is logged in, after a mutation.
+            nonlocal home, refusal
+            before, was_refused = home, refusal is not None
+            refusal = None
+            try:
+                home, load_fn = self._at_home(context, args)
+            except Exception as error:
+                refusal = error
+                change_fetch(loader, _refuse_with(error))
+                return
+            if was_refused or home != before:
+                change_fetch(loader, self._fetch_from(home, load_fn))
+
+        if self._vary is not None:
+            renew_with(loader, renew)
+        return loader
+
+    def _fetch_from(self, home: tuple[Hashable, ...], load_fn: _LoadFn) -> Fetch:
+        """Make what asks the cache, and the hub for the rest."""
 
         async def fetch(
             cache_keys: list[Hashable], originals: list[Any], *_: object
         ) -> dict[Hashable, Any]:
-            check()
             found = {key: hit(self._shared_cache, (home, key)) for key in cache_keys}
             missing = {
                 cache_key: key
@@ -182,16 +196,7 @@ class SharedSource(Source):
                 found = {key: _copied(rows) for key, rows in found.items()}
             return found
 
-        loader = DataLoader(
-            self.function.original, cache_key_fn=self._cache_key_fn, name=self.function.name
-        )
-        return equip(
-            loader,
-            context=Context(),
-            fetch=fetch,
-            forget=forget,
-            renew=renew if self._vary is not None else None,
-        )
+        return fetch
 
     def _at_home(
         self, context: Any, args: tuple[object, ...]
@@ -246,6 +251,13 @@ class SharedSource(Source):
                 self._limits[loop] = ref(semaphore)
             limiters = (semaphore,)
         return equip(DataLoader(load, **options), context=Context(), limiters=limiters)
+
+
+def _refuse_with(error: Exception) -> Fetch:
+    async def fetch(*_: object) -> dict[Hashable, Any]:
+        raise error
+
+    return fetch
 
 
 def _copied(rows: Any) -> Any:

@@ -1697,3 +1697,30 @@ def test_o5_public_is_true_or_false():
     """What is said to be public is not guessed from another value."""
     with pytest.raises(ConfigurationError, match="public must be True, got 'yes'"):
         dataloader.shared(ttl=1, public="yes")
+
+
+async def test_o5_what_was_asked_for_before_a_reset_is_asked_as_then():
+    """A batch that is open at a reset belongs to whom vary gave before, and takes no later key."""
+
+    class Session:
+        tenant = "acme"
+
+    def tenant_of(session: Session) -> str:
+        return session.tenant
+
+    asked: list[tuple[str, list[int]]] = []
+
+    @dataloader.shared(ttl=60, vary=tenant_of)
+    async def rows(ids: list[int], tenant: str) -> list[str]:
+        asked.append((tenant, ids))
+        return [f"{tenant} {number}" for number in ids]
+
+    session = Session()
+    async with LoaderScope(context=session) as scope:
+        before = rows.load(1)
+        session.tenant = "initech"
+        scope.reset()
+        after = rows.load(1)
+
+        assert ["acme 1", "initech 1"] == [await before, await after]
+    assert [("acme", [1]), ("initech", [1])] == asked
