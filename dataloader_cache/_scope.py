@@ -354,6 +354,10 @@ def per_event(events: AsyncIterator[E]) -> _PerEvent[E]:
         async for event in per_event(queue_of_events()):
             await handle(event, await users.load(event.user_id))
 
+    Where `break` or an error may end the loop early, close what this gives, since Python does not:
+    `async with contextlib.aclosing(per_event(...)) as events:`. Else the last event's scope stays
+    open, and is the current one behind the loop.
+
     Raises:
         ConfigurationError: `events` is no async iterator.
     """
