@@ -553,7 +553,12 @@ class Batch:
 
     def abandon(self) -> None:
         """Settle every waiter with `LoadCancelledError`, and cancel the function if it runs."""
-        self._end(LoadCancelledError(f"the load of loader {self._state.name!r} was cancelled"))
+        self._end(
+            LoadCancelledError(
+                f"the load of loader {self._state.name!r} was cancelled: the loader or its scope "
+                f"was closed, or its event loop ended"
+            )
+        )
 
     def _end(self, error: BaseException, *, counted: bool = True) -> None:
         # The waiters first: the function may swallow its cancellation.
