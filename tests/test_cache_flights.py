@@ -329,6 +329,8 @@ async def test_f1_a_caller_that_comes_as_the_load_ends_is_answered():
     assert 1 == len(gate.answers)
 
 
+# Debug mode keeps a traceback for each task, which takes its time whatever the cache does.
+@pytest.mark.loop_kinds("asyncio", "uvloop", "eager")
 @pytest.mark.parametrize("order", ["first", "last", "every second"])
 async def test_f1_thousands_of_callers_leave_in_little_time(order: str):
     """Twenty thousand callers of one key that leave take no time that grows with their square."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,6 +137,8 @@ def test_importing_the_package_loads_no_third_party_module() -> None:
         capture_output=True,
         text=True,
         check=True,
+        # Coverage would measure the new process too, and -I hides its plugin.
+        env={name: value for name, value in os.environ.items() if "COVERAGE" not in name},
     )
 
     assert (done.stdout.strip(), done.stderr) == ("", "")
