@@ -60,6 +60,11 @@ class BatchFunction:
             # Made in C, say: it takes the keys alone.
             parameters = [inspect.Parameter("keys", inspect.Parameter.POSITIONAL_ONLY)]
         positional = [item for item in parameters if item.kind in _POSITIONAL]
+        if positional and positional[0].name in ("self", "cls"):
+            raise ConfigurationTypeError(
+                f"{self.owner} must take the keys first, got {positional[0].name!r}; a factory is "
+                f"no method: declare it outside of the class"
+            )
         least = 1 if self.args is None else 2
         most = least + (second is not None)
         needed = [item for item in parameters if item.default is item.empty]

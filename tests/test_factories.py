@@ -1579,6 +1579,16 @@ def test_a_class_is_not_a_batch_function():
         dataloader(Users)
 
 
+def test_a_function_of_self_is_not_a_batch_function():
+    """A factory that is declared in a class is no method: nothing would give it an instance."""
+    with pytest.raises(ConfigurationError, match="'load' must take the keys first, got 'self'"):
+
+        class Users:
+            @dataloader
+            async def load(self, ids: list[int]) -> list[int]:
+                return ids
+
+
 def test_a_plain_method_is_not_a_batch_function():
     """A bound method is looked at as the function that it is."""
 
