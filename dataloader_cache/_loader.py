@@ -796,7 +796,8 @@ class DataLoader(Generic[K, V]):
             if self._loop is not None:
                 raise LoopError(
                     f"loader {name!r} belongs to another event loop, that of its first load; "
-                    f"make one loader per loop, best one per request"
+                    f"make one loader per loop, best one per request; where a factory is used, "
+                    f"open a scope per loop"
                 )
             self._loop = loop
             self._pump = pump_of(loop)

@@ -270,5 +270,6 @@ def _check_hashable(value: object, what: str) -> None:
         hash(value)
     except TypeError as error:
         raise TypeError(
-            f"{what} of type {type(value).__name__}, which is not hashable: {value!r}"
+            f"{what} of type {type(value).__name__}, which is not hashable: {value!r}; "
+            f"give a str, a number or a tuple of these"
         ) from error
