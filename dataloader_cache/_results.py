@@ -85,9 +85,12 @@ def read_values(
     """
     values: Sequence[Any]
     if _is_mapping(result):
+        absent = _ABSENT if missing_raises else None
+        values = [result.get(key, absent) for key in keys]
+        if all(value is absent for value in values):
+            _check_key_types(result, keys, owner)
         if not missing_raises:
-            return [result.get(key) for key in keys]
-        values = [result.get(key, _ABSENT) for key in keys]
+            return values
         return [
             _not_found(key, owner) if value is _ABSENT else value
             for key, value in zip(keys, values)
@@ -107,6 +110,22 @@ def read_values(
             f"return one per key, in key order, or a mapping"
         )
     return values
+
+
+def _check_key_types(result: Mapping[Any, Any], keys: Sequence[Hashable], owner: str) -> None:
+    """Refuse a mapping that can have none of the keys, as one by int of keys that are strings."""
+    theirs = set(map(type, result))
+    if theirs and keys and theirs.isdisjoint(map(type, keys)):
+        raise BatchResultError(
+            f"batch function of {owner} returned a mapping whose keys are of type "
+            f"{_names(theirs)}, such as {reprlib.repr(next(iter(result)))}; it was asked for keys "
+            f"of type {_names(set(map(type, keys)))}, such as {reprlib.repr(keys[0])}, and none is "
+            f"in it; return a mapping by the keys that it gets"
+        )
+
+
+def _names(kinds: set[type]) -> str:
+    return " and ".join(sorted(kind.__name__ for kind in kinds))
 
 
 # Guards, because isinstance() alone leaves a checker with unknown item types.

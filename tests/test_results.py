@@ -888,3 +888,36 @@ async def test_r1_a_subclass_may_keep_state_of_its_own():
             return [f"{self.greeting} {key}" for key in keys]
 
     assert "hello 1" == await within(Users("hello").load(1))
+
+
+async def test_r1_a_mapping_by_keys_of_another_type_is_an_error():
+    """A mapping by int has none of the keys that are strings, and says so instead of None."""
+
+    async def load_names(ids: list[Any]) -> dict[int, str]:
+        return {1: "ann", 2: "ben"}
+
+    loader = DataLoader(load_names)
+
+    with pytest.raises(BatchResultError) as caught:
+        await loader.load("1")
+    assert (
+        "batch function of loader 'load_names' returned a mapping whose keys are of type int, "
+        "such as 1; it was asked for keys of type str, such as '1', and none is in it; return a "
+        "mapping by the keys that it gets"
+    ) == str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["none", "raise"])
+async def test_r3_a_mapping_that_has_other_keys_of_the_same_type_lacks_the_key(missing: Any):
+    """A key is absent where others of its type are there, or nothing is."""
+
+    async def load_names(ids: list[Any]) -> dict[int, str]:
+        return {} if ids == ["1"] else {1: "ann"}
+
+    loader = DataLoader(load_names, missing=missing)
+
+    found = [*await asyncio.gather(loader.load(7), return_exceptions=True)]
+    found += await asyncio.gather(loader.load("1"), return_exceptions=True)
+
+    expected = type(None) if missing == "none" else KeyNotFoundError
+    assert [expected, expected] == [type(value) for value in found]
