@@ -40,15 +40,12 @@ from asyncio import (
     sleep,
 )
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from types import FunctionType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-# All that is used of graphql-core and Strawberry beyond what their documentation offers is named
-# from here to _WHAT_IS_EXPECTED, and was tested with graphql-core 3.3.0 to 3.3.2 and strawberry
-# 0.334.0 to 0.341.2.
-from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
-from graphql.execution.executor import Executor, collect_iterator_awaitables
+from graphql.execution import Executor
 from graphql.pyutils import Path, Undefined, gather_with_cancel
 from graphql.type import (
     GraphQLField,
@@ -59,15 +56,22 @@ from graphql.type import (
     is_abstract_type,
     is_object_type,
 )
-from strawberry.schema import schema_converter
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
-from strawberry.schema.schema_converter import GraphQLCoreConverter
 
 from ._load_from import LoadedField
 
+if TYPE_CHECKING:
+    from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
+
 __all__ = ["PrefetchingExecutionContext"]
 
+# All that is used of graphql-core and Strawberry beyond what they document is named from here to
+# _WHAT_IS_EXPECTED, besides Strawberry's own executor above. It was tested with graphql-core 3.3.0
+# to 3.3.2 and strawberry 0.334.0 to 0.341.2.
 _TESTED = "3.3"
+_DEFINITION = "strawberry-definition"
+_CONVERTER = "strawberry.schema.schema_converter"
+_BASIC_RESOLVER = "_get_basic_result"
 _OVERRIDDEN = ("execute_fields", "complete_iterable_value", "complete_awaitable_value")
 _WHAT_IS_EXPECTED = {
     "execute_fields": "parent_type source_value path grouped_field_set position_context",
@@ -210,14 +214,14 @@ def _load_of(definition: GraphQLField) -> Callable[[Any], Future[Any] | None] | 
     It does more where there are arguments, permissions, extensions or exception handlers, and
     where somebody wrapped it.
     """
-    field = definition.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
+    field = definition.extensions.get(_DEFINITION)
     resolve = definition.resolve
     if (
         isinstance(field, LoadedField)
         and field.is_basic_field
         and isinstance(resolve, FunctionType)
-        and resolve.__code__.co_name == "_get_basic_result"
-        and resolve.__globals__ is schema_converter.__dict__
+        and resolve.__code__.co_name == _BASIC_RESOLVER
+        and resolve.__globals__.get("__name__") == _CONVERTER
     ):
         return field.loads()
     return None
@@ -413,7 +417,9 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
             awaitables = self._take_back(part, gaps, first)
             awaitables.update((index, results[index]) for index in asynchronous)
             found = [awaitables[key] for key in sorted(awaitables)]
-            found.extend(collect_iterator_awaitables(iterator, is_awaitable))
+            # What it holds is lost with the list; another error of it would be none of the answer.
+            with suppress(Exception):
+                found.extend(item for item in iterator if is_awaitable(item))
             if found:
                 self.settle_in_background(found)
             raise
@@ -662,7 +668,7 @@ if sys.version_info >= (3, 12):
 else:
 
     def _started(awaitable: Awaitable[Any]) -> Future[Any]:
-        """Run a coroutine, from the next tick on."""
+        """Run a coroutine, from the next tick on: before Python 3.12 it can't be sooner."""
         return ensure_future(awaitable)
 
 
