@@ -365,6 +365,61 @@ async def test_a_wrapped_resolver_is_called() -> None:
     assert [0, 1, 2] == called
 
 
+def test_items_that_are_awaitable_themselves_are_the_same() -> None:
+    """A list may hold posts and coroutines of posts, and their fields are loaded together."""
+
+    async def late(number: int) -> Post:
+        return Post(id=number, author_id=number)
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def posts(self) -> list[Post]:
+            found: Any = [Post(id=1, author_id=1), late(2), Post(id=3, author_id=3), late(4)]
+            return found
+
+    schema = strawberry.Schema(
+        Root,
+        extensions=[DataLoaderExtension],
+        execution_context_class=PrefetchingExecutionContext,
+    )
+    outcome = Outcome(schema, "{ posts { author { id } } }")
+
+    assert [{"author": {"id": n}} for n in (1, 2, 3, 4)] == outcome.data["posts"]
+    assert [("users", [1, 3, 2, 4])] == outcome.batches
+
+
+def test_keys_are_found_as_resolvers_find_them() -> None:
+    """The schema's own way to read an attribute and functions of the parent give keys too."""
+
+    @strawberry.type
+    class Letter:
+        author_id: strawberry.Private[int | None]
+        author: User | None = load_from(users, by="author_id")
+        other: User | None = load_from(users, by=lambda letter: 7)
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def letters(self) -> list[Letter]:
+            found: Any = [{"author_id": 1}, {"author_id": None}]
+            return found
+
+    schema = strawberry.Schema(
+        Root,
+        extensions=[DataLoaderExtension],
+        execution_context_class=PrefetchingExecutionContext,
+        config=StrawberryConfig(default_resolver=dict.__getitem__),
+    )
+    outcome = Outcome(schema, "{ letters { author { __typename } other { __typename } } }")
+
+    there = {"__typename": "User"}
+    assert [{"author": there, "other": there}, {"author": None, "other": there}] == (
+        outcome.data["letters"]
+    )
+    assert [("users", [1, 7])] == outcome.batches
+
+
 # -- another graphql-core
 
 
