@@ -235,9 +235,14 @@ def _prepare(schema: Schema) -> None:
     # Strawberry has no public name for it.
     graphql_schema = schema._schema  # pyright: ignore[reportPrivateUsage]
     marks = graphql_schema.extensions
-    if _MARK in marks:
+    if _MARK in marks and not _loses_scope(schema):
         return
     with _preparing:
+        if _loses_scope(schema):
+            executor_class = _executor_class(schema)
+            schema.execution_context_class = type(
+                executor_class.__name__, (_KeepsScopeForFrames, executor_class), {}
+            )
         if _MARK in marks:
             return
         mutation, subscription = graphql_schema.mutation_type, graphql_schema.subscription_type
@@ -256,6 +261,20 @@ def _prepare(schema: Schema) -> None:
                 executor_class.__name__, (_KeepsScopeForFrames, executor_class), {}
             )
         marks[_MARK] = True
+
+
+def _executor_class(schema: Schema) -> type[Executor[Any]]:
+    return cast(
+        "type[Executor[Any]]",
+        schema.execution_context_class,  # pyright: ignore[reportUnknownMemberType]
+    )
+
+
+def _loses_scope(schema: Schema) -> bool:
+    """Tell whether there may be frames, and an executor that resolves them in no scope."""
+    return schema.config.enable_experimental_incremental_execution and not issubclass(
+        _executor_class(schema), _KeepsScopeForFrames
+    )
 
 
 def _reset_after(resolve: Callable[..., Any]) -> Callable[..., Any]:

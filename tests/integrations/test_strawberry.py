@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import copy
 import gc
 import threading
 import weakref
@@ -535,6 +536,15 @@ class TestSetUp:
             await frames_of(result.subsequent_results)
         )
         assert built
+
+    async def test_copies_of_a_schema_are_served_alike(self, schema: Any) -> None:
+        """A copy that was made before the first operation resolves its frames too."""
+        for one in (schema, copy.copy(schema)):
+            result = await one.execute(DEFERRED, context_value=World())
+
+            assert [{"name": "ann"}, {"name": "bob"}] == increments(
+                await frames_of(result.subsequent_results)
+            )
 
     async def test_a_schema_of_queries_alone_is_served(self, batches: Any) -> None:
         """Mutations and subscriptions may be absent."""
