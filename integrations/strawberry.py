@@ -37,7 +37,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from dataloader_cache import UNSET, LoaderScope
 from dataloader_cache.errors import ConfigurationError
@@ -89,7 +89,8 @@ class DataLoaderExtension(SchemaExtension):
     Args:
         limiter: A function of `info.context` that gives the limiter of the scope, for example
             `lambda context: context.limiter`, where all loaders use the context's one session.
-            A scope that was open already keeps its own.
+            A scope that was open already keeps its own, and an operation that gets one of its
+            own inside of it shares that limiter where there is no function.
 
     Raises:
         ConfigurationError: The limiter is no function, or one instance is used for several
@@ -105,6 +106,7 @@ class DataLoaderExtension(SchemaExtension):
             )
         self._limiter = limiter
         self._scope: LoaderScope | None = None
+        self._own: _OperationScope | None = None
         self._around: LoaderScope | None = None
 
     def on_operation(self) -> Iterator[None]:
@@ -112,12 +114,7 @@ class DataLoaderExtension(SchemaExtension):
         execution = self.execution_context
         self._refuse_to_be_shared()
         _prepare(execution.schema)
-        scope = _shared_scope(execution.context)
-        opened = scope is None
-        if scope is None:
-            limiter = self._limiter(execution.context) if self._limiter is not None else None
-            scope = _OperationScope(execution.context, limiter=limiter)
-        self._scope = scope
+        scope = self._scope = _shared_scope(execution.context) or self._make_own(execution.context)
         self._resume(scope)
         to_be_continued = False
         try:
@@ -127,14 +124,19 @@ class DataLoaderExtension(SchemaExtension):
             to_be_continued = isinstance(execution.result, ExperimentalIncrementalExecutionResults)
         finally:
             self._suspend()
-            if opened and not to_be_continued:
-                scope.close()
+            if self._own is not None and not to_be_continued:
+                self._own.close()
 
     def on_execute(self) -> Iterator[None]:
         """Follow another extension that has replaced the context by now."""
         scope, context = self._scope, self.execution_context.context
-        if scope is not None and scope.context is not context and _follows_operation(scope):
-            scope.context = context
+        if scope is not None and scope.context is not context:
+            if scope is self._own or _adopted.get(scope) == 1:
+                scope.context = context
+            elif scope in _adopted:
+                # Other operations have loaders there, which see with the eyes of theirs.
+                self._scope = self._make_own(context)
+                self._scope.activate()
         yield
 
     def on_stream_result(self, result: StreamExecutionResult) -> Iterator[None]:
@@ -148,6 +150,15 @@ class DataLoaderExtension(SchemaExtension):
             yield
         finally:
             self._resume(scope)
+
+    def _make_own(self, context: object) -> LoaderScope:
+        if self._limiter is not None:
+            limiter: Limiter | None = self._limiter(context)
+        else:
+            around = LoaderScope.current(None)
+            limiter = None if around is None else around.limiter
+        self._own = _OperationScope(context, limiter=limiter)
+        return self._own
 
     def _refuse_to_be_shared(self) -> None:
         extensions: tuple[object, ...] = self.execution_context.schema.extensions
@@ -173,8 +184,9 @@ class _OperationScope(LoaderScope):
     __slots__ = ()
 
 
-# Scopes that were open without a context, and have got that of the first operation in them.
-_adopted: WeakSet[LoaderScope] = WeakSet()
+# Scopes that were open without a context, and have got that of the first operation in them, with
+# how many operations have used them.
+_adopted: WeakKeyDictionary[LoaderScope, int] = WeakKeyDictionary()
 
 
 def _shared_scope(context: object) -> LoaderScope | None:
@@ -184,15 +196,13 @@ def _shared_scope(context: object) -> LoaderScope | None:
         return None
     if scope.context is UNSET:
         scope.context = context
-        _adopted.add(scope)
-    elif scope in _adopted and scope.context is not context:
-        # Another operation's: its loaders see with the eyes of somebody else.
-        return None
+        _adopted[scope] = 1
+    elif scope in _adopted:
+        if scope.context is not context:
+            # Another operation's: its loaders see with the eyes of somebody else.
+            return None
+        _adopted[scope] += 1
     return scope
-
-
-def _follows_operation(scope: LoaderScope) -> bool:
-    return isinstance(scope, _OperationScope) or scope in _adopted
 
 
 @contextmanager
@@ -230,7 +240,8 @@ def _prepare(schema: Schema) -> None:
     """Wrap the root fields of mutations and subscriptions, at the schema's first operation.
 
     The mark stands where graphql-core lets users put what they want. So it lives as long as the
-    schema, and a copy of the schema has the mark together with the wrapped fields.
+    schema, and a copy of the schema has the mark together with the wrapped fields. The class that
+    executes belongs to each copy.
     """
     # Strawberry has no public name for it.
     graphql_schema = schema._schema  # pyright: ignore[reportPrivateUsage]
@@ -252,14 +263,6 @@ def _prepare(schema: Schema) -> None:
         for field in subscription.fields.values() if subscription is not None else ():
             if field.subscribe is not None:
                 field.subscribe = _reset_with_each_event(field.subscribe)
-        if schema.config.enable_experimental_incremental_execution:
-            executor_class = cast(
-                "type[Executor[Any]]",
-                schema.execution_context_class,  # pyright: ignore[reportUnknownMemberType]
-            )
-            schema.execution_context_class = type(
-                executor_class.__name__, (_KeepsScopeForFrames, executor_class), {}
-            )
         marks[_MARK] = True
 
 

@@ -627,6 +627,41 @@ class TestAnOpenScope:
             ]
             assert "ann" == scope.context.viewer
 
+    async def test_is_not_shared_by_operations_that_replace_their_context(self) -> None:
+        """Each operation of an HTTP batch is served as whom its own extensions say."""
+
+        class LogsIn(SchemaExtension):
+            async def on_operation(self) -> AsyncIterator[None]:
+                await asyncio.sleep(0)  # so that both have found the open scope
+                viewer = self.execution_context.operation_name
+                self.execution_context.context = World(viewer)
+                yield
+
+        schema = make_schema(DataLoaderExtension, LogsIn)
+        query = "query ann { user { greeting } } query bob { user { greeting } }"
+        world = World()
+        async with LoaderScope():
+            results = await asyncio.gather(
+                *(
+                    schema.execute(query, context_value=world, operation_name=viewer)
+                    for viewer in ("ann", "bob")
+                )
+            )
+
+        assert ["ann sees ann", "bob sees ann"] == [
+            data(result)["user"]["greeting"] for result in results
+        ]
+
+    async def test_with_a_context_of_one_operation_limits_the_others_too(self, schema: Any) -> None:
+        """An operation that can't use a scope shares its limiter: the request has one session."""
+        limiter = asyncio.Semaphore(1)
+        async with LoaderScope(limiter=limiter):
+            await schema.execute(ALL, context_value=World())
+            world = World()
+            await schema.execute("{ number }", context_value=world)
+
+        assert [limiter] == [scope.limiter for scope in world.scopes]
+
     async def test_stays_open(self, schema: Any) -> None:
         """Who opened a scope closes it."""
         async with LoaderScope() as scope:
