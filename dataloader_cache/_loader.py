@@ -40,6 +40,7 @@ __all__ = [
     "is_idle",
     "provide_from",
     "reset_all",
+    "running_loop",
 ]
 
 K = TypeVar("K")
@@ -759,7 +760,7 @@ class DataLoader(Generic[K, V]):
             return set()
         tasks = {batch.task for batch in self._state.running}
         self._abandon()
-        if not tasks or self._loop is not _running_loop():
+        if not tasks or self._loop is not running_loop():
             return set()
         return cast("set[asyncio.Task[Any]]", tasks - {None, asyncio.current_task()})
 
@@ -783,7 +784,7 @@ class DataLoader(Generic[K, V]):
         name = self._state.name
         if self._closed:
             raise LoaderClosedError(f"loader {name!r} was closed; make a new one")
-        loop = _running_loop()
+        loop = running_loop()
         if loop is not self._loop or loop is None:
             if self._loop is not None and self._loop.is_closed():
                 self._abandon()
@@ -909,7 +910,8 @@ def close_all(loaders: Iterable[DataLoader[Any, Any]]) -> set[asyncio.Task[Any]]
     return {task for loader in loaders for task in loader._close()}
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Give the running event loop, if one runs here."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeVar, cast, overload
 
 from ._arguments import UNSET, check_limiter
-from ._loader import DataLoader, close_all, reset_all
+from ._loader import DataLoader, close_all, reset_all, running_loop
 from .errors import ConfigurationTypeError, NoScopeError
 from .typing import Limiter
 
@@ -310,12 +310,22 @@ class _PerEvent(Generic[E]):
         self._context = UNSET if outer is None else outer.context
         self._limiter = None if outer is None else outer.limiter
         self._scope: LoaderScope | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __del__(self) -> None:
+        # A loop that was left by `break` or by an error drops this at once, where it stands. It
+        # may also be found by a garbage collection anywhere, which is no place to settle futures.
+        scope = self._scope
+        if scope is not None and running_loop() is self._loop:
+            scope.deactivate()
+            scope.close()
 
     def __aiter__(self) -> _PerEvent[E]:
         return self
 
     async def __anext__(self) -> E:
         await self._close()
+        self._loop = asyncio.get_running_loop()
         scope = self._scope = LoaderScope(self._context, limiter=self._limiter)
         scope.activate()
         try:
@@ -354,9 +364,9 @@ def per_event(events: AsyncIterator[E]) -> _PerEvent[E]:
         async for event in per_event(queue_of_events()):
             await handle(event, await users.load(event.user_id))
 
-    Where `break` or an error may end the loop early, close what this gives, since Python does not:
-    `async with contextlib.aclosing(per_event(...)) as events:`. Else the last event's scope stays
-    open, and is the current one behind the loop.
+    Where `break` or an error ends the loop early, the last event's scope is closed too, but the
+    source is not, as ever in Python: `async with contextlib.aclosing(per_event(...)) as events:`
+    closes both.
 
     Raises:
         ConfigurationError: `events` is no async iterator.

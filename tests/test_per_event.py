@@ -460,3 +460,31 @@ async def test_a_long_stream_keeps_nothing_of_old_events():
             gc.collect()
             assert 1 >= sum(reference() is not None for reference in alive[:-1])
     assert 20 == len(alive)
+
+
+@pytest.mark.parametrize("way", ["break", "error"])
+async def test_a_loop_that_is_left_early_leaves_its_scope(way: str):
+    """Behind a loop that ends in the middle the scope around it is current, and its own closed."""
+    with LoaderScope() as around:
+        with contextlib.suppress(Broken):
+            async for _ in per_event(numbers(1, 2, 3)):
+                scope = LoaderScope.current()
+                if way == "break":
+                    break
+                raise Broken
+        assert scope.is_closed
+        assert LoaderScope.current() is around
+
+
+def test_a_stream_that_is_lost_with_its_loop_makes_no_noise():
+    """What is collected where no loop runs is left as it is."""
+
+    async def main() -> Any:
+        stream = per_event(numbers(1, 2))
+        await anext(stream)
+        return stream, LoaderScope.current()
+
+    stream, scope = asyncio.run(main())
+    del stream
+    gc.collect()
+    assert not scope.is_closed
