@@ -23,6 +23,9 @@ BENCH := $(VENVS)/bench/bin/python
 OUTER_TESTS := $(wildcard tests/integrations tests/examples tests/test_benchmarks.py \
 	tests/test_cache_benchmarks.py \
 	tests/test_torture.py)
+# Thousands of generated cases: the core is covered without them, and they are slower with it.
+LONG_TESTS := $(addprefix tests/,test_model.py test_schedules.py test_cache_model.py \
+	test_cache_schedules.py)
 CORE_ONLY := $(addprefix --ignore=,$(OUTER_TESTS) tests/typing)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -30,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve rest test test-core test-typing test-outer check test-all bench clean
+.PHONY: help demo serve rest test test-core test-long test-typing test-outer check test-all bench clean
 
 help:
 	@echo 'make demo      run the atlas: the same GraphQL queries with and without loaders'
@@ -54,15 +57,20 @@ rest: $(VENVS)/demo/.ready
 # One after the other, and the core first: what it says is read most.
 test: $(VENVS)/dev/.ready
 	$(MAKE) test-core
+	$(MAKE) test-long
 	$(MAKE) test-typing
 	$(MAKE) test-outer
 
 # In as many processes as there are cores. They find coverage's plugin by PYTHONPATH.
 test-core: $(VENVS)/dev/.ready
 	rm -f .coverage .coverage.*
-	PYTHONPATH=. $(DEV) -m coverage run -m pytest -n auto --dist worksteal $(CORE_ONLY) $(ARGS)
+	PYTHONPATH=. $(DEV) -m coverage run -m pytest -n auto --dist worksteal \
+		$(CORE_ONLY) $(addprefix --ignore=,$(LONG_TESTS)) $(ARGS)
 	$(DEV) -m coverage combine -q
 	$(DEV) -m coverage report
+
+test-long: $(VENVS)/dev/.ready
+	$(DEV) -m pytest -n auto --dist worksteal $(LONG_TESTS) $(ARGS)
 
 test-typing: $(VENVS)/dev/.ready
 	$(DEV) -m mypy tests/typing

@@ -1724,3 +1724,19 @@ async def test_o5_what_was_asked_for_before_a_reset_is_asked_as_then():
 
         assert ["acme 1", "initech 1"] == [await before, await after]
     assert [("acme", [1]), ("initech", [1])] == asked
+
+
+async def test_o5_a_result_that_is_used_outlives_those_that_are_not():
+    """With S3-FIFO a hit counts: what is asked for again stays, what came once makes room."""
+    asked: list[int] = []
+
+    @dataloader.shared(ttl=None, public=True, maxsize=10, eviction="s3fifo")
+    async def numbers(ids: list[int]) -> list[int]:
+        asked.extend(ids)
+        return ids
+
+    for number in (0, 0, 0, *range(1, 20), 0, 1):
+        async with LoaderScope():
+            assert number == await numbers.load(number)
+
+    assert [*range(20), 1] == asked
