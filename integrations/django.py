@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar, overload
 
 from dataloader_cache import UNSET, LoaderScope
@@ -32,6 +32,8 @@ except ImportError as error:
         "dataloader_cache.integrations.django needs django >= 4.2; "
         "install it with: pip install 'dataloader-cache[django]'"
     ) from error
+
+from ._lost import close_when_lost
 
 __all__ = ["LoaderScopeMiddleware", "loader_scope"]
 
@@ -147,7 +149,9 @@ async def _answer(scope: LoaderScope, respond: Callable[[], _Response]) -> HttpR
         if isinstance(response, StreamingHttpResponse):
             content = response.streaming_content
             if isinstance(content, AsyncIterator):
-                response.streaming_content = _parts(content, scope)
+                parts = _parts(content, scope)
+                close_when_lost(parts, scope)
+                response.streaming_content = parts
                 streamed = True
         return response
     finally:
@@ -156,7 +160,7 @@ async def _answer(scope: LoaderScope, respond: Callable[[], _Response]) -> HttpR
             await scope.aclose()
 
 
-async def _parts(content: AsyncIterator[bytes], scope: LoaderScope) -> AsyncIterator[bytes]:
+async def _parts(content: AsyncIterator[bytes], scope: LoaderScope) -> AsyncGenerator[bytes, None]:
     try:
         while True:
             # Made current for each part, as the server may pull them in any task.

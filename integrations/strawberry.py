@@ -58,6 +58,7 @@ except ImportError as error:
     ) from error
 
 from ._load_from import load_from
+from ._lost import close_when_lost
 from ._prefetch import PrefetchingExecutionContext
 
 if TYPE_CHECKING:
@@ -384,7 +385,10 @@ def _with_scope(result: _Result) -> _Result:
     scope = LoaderScope.current(None)
     if scope is None or not isinstance(result, ExperimentalIncrementalExecutionResults):
         return result
-    return result._replace(subsequent_results=_frames(result.subsequent_results, scope))
+    frames = _frames(result.subsequent_results, scope)
+    if isinstance(scope, _OperationScope):
+        close_when_lost(frames, scope)
+    return result._replace(subsequent_results=frames)
 
 
 # A generator, and no class as `_Events` is: the loop closes the one that its consumer has lost.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -317,3 +318,33 @@ async def test_a_client_that_leaves_ends_what_the_response_loads(
         await started.wait()
 
     assert await ended.wait()
+
+
+async def test_a_response_that_nobody_streams_ends_what_its_view_loads(django_app: Any) -> None:
+    """A client that leaves before the first part, or a 304 in its place, closes the scope."""
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    @dataloader
+    async def slow(ids: list[int]) -> list[str]:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return []
+
+    async def body(loading: Awaitable[str]) -> AsyncIterator[str]:
+        yield await loading
+
+    @loader_scope
+    async def view(request: HttpRequest) -> StreamingHttpResponse:
+        loading = slow.load(1)
+        loading.add_done_callback(lambda loading: loading.exception())
+        await started.wait()
+        return StreamingHttpResponse(body(loading))
+
+    django_app()
+    await view(HttpRequest())
+    gc.collect()
+
+    assert await asyncio.wait_for(ended.wait(), 20)

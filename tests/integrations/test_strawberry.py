@@ -129,6 +129,11 @@ class Query:
         return 1
 
     @strawberry.field
+    def ahead(self) -> bool:
+        slow.load(1).add_done_callback(lambda loading: loading.exception())
+        return True
+
+    @strawberry.field
     def future(self) -> str | None:
         return names.load(1)  # type: ignore[return-value]
 
@@ -806,6 +811,23 @@ class TestFrames:
         result = await schema.execute(query, context_value=world)
         await anext(result.subsequent_results)
         await world.started.wait()
+        del result
+        gc.collect()
+        await world.closed.wait()
+
+        assert [True] == [scope.is_closed for scope in world.scopes]
+
+    @pytest.mark.parametrize("is_closed", [True, False])
+    async def test_an_iterator_that_was_never_begun_closes_the_scope(
+        self, schema: Any, is_closed: bool
+    ) -> None:
+        """A client that goes away before the second frame leaves nothing running."""
+        world = World()
+        query = "{ number ahead ... @defer { user { id } } }"
+        result = await schema.execute(query, context_value=world)
+        await world.started.wait()
+        if is_closed:
+            await result.subsequent_results.aclose()
         del result
         gc.collect()
         await world.closed.wait()
