@@ -8,7 +8,7 @@ token is of use only where it was made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
@@ -323,12 +323,23 @@ class _PerEvent(Generic[E]):
     def __aiter__(self) -> _PerEvent[E]:
         return self
 
-    async def __anext__(self) -> E:
-        await self._close()
+    def __anext__(self) -> Coroutine[Any, Any, E]:
+        # The scope is made where the event is asked for, and by no coroutine: `wait_for` runs
+        # that in a task of its own before Python 3.12, whose variables the caller does not see.
         self._loop = asyncio.get_running_loop()
+        last = self._scope
+        if last is not None:
+            last.deactivate()
+            last.close()
         scope = self._scope = LoaderScope(self._context, limiter=self._limiter)
         scope.activate()
+        return self._take(scope, last)
+
+    async def _take(self, scope: LoaderScope, last: LoaderScope | None) -> E:
         try:
+            scope.activate()
+            if last is not None:
+                await last.aclose()
             event = await self._source.__anext__()
         except BaseException:
             await self._close()

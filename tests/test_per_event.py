@@ -226,6 +226,28 @@ async def test_each_event_may_be_taken_in_a_task_of_its_own():
     assert [[0], [1], [0], [2], [0], [3]] == plan
 
 
+async def test_an_event_may_be_waited_for_with_a_timeout():
+    """Who takes an event with `wait_for` handles it in its scope, and reads afresh each time."""
+    plan: list[list[int]] = []
+    users = tenfold(plan)
+    made_in: list[LoaderScope] = []
+
+    async def events() -> AsyncIterator[int]:
+        for number in (1, 2):
+            made_in.append(LoaderScope.current())
+            yield number
+
+    async with LoaderScope() as outer:
+        iterator = per_event(events())
+        for _ in range(2):
+            await asyncio.wait_for(anext(iterator), 20)
+            assert made_in[-1] is LoaderScope.current()
+            await users.load(7)
+        await iterator.aclose()
+        assert outer is LoaderScope.current()
+    assert [[7], [7]] == plan
+
+
 async def test_the_variables_of_the_consumer_reach_the_batches():
     """A batch for an event sees the context variables of where the event was taken."""
     seen: list[str] = []
