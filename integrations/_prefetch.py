@@ -72,7 +72,12 @@ _TESTED = "3.3"
 _DEFINITION = "strawberry-definition"
 _CONVERTER = "strawberry.schema.schema_converter"
 _BASIC_RESOLVER = "_get_basic_result"
-_OVERRIDDEN = ("execute_fields", "complete_iterable_value", "complete_awaitable_value")
+_OVERRIDDEN = (
+    "execute_fields",
+    "complete_iterable_value",
+    "complete_awaitable_value",
+    "build_per_event_executor",
+)
 _WHAT_IS_EXPECTED = {
     "execute_fields": "parent_type source_value path grouped_field_set position_context",
     "execute_field": "parent_type source field_details_list path position_context",
@@ -89,6 +94,7 @@ _WHAT_IS_EXPECTED = {
     "get_stream_usage": "field_details_list path",
     "handle_stream": "index path iterator is_async stream_usage info item_type",
     "settle_in_background": "awaitables",
+    "build_per_event_executor": "payload",
 }
 
 _log = logging.getLogger("dataloader_cache")
@@ -282,6 +288,14 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
         ] = {}
         manager = self.middleware_manager
         self._may_shorten = self.abort_signal is None and not (manager and manager.middlewares)
+
+    def build_per_event_executor(self, payload: Any) -> Any:
+        """Make the executor of a subscription's event, which keeps nothing of those before."""
+        executor: Any = super().build_per_event_executor(payload)
+        executor._gaps = []
+        executor._host = None
+        executor._known_fields = {}
+        return executor
 
     def execute_fields(
         self,

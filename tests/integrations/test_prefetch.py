@@ -1,7 +1,9 @@
 """`PrefetchingExecutionContext`: what it saves, and that nothing else changes."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -315,6 +317,35 @@ async def test_deferred_and_streamed_parts_are_the_same() -> None:
 
     assert 4 + 2 == len(frames[0][1])
     assert frames[0] == frames[1]
+
+
+async def test_an_event_is_not_kept_by_its_subscription() -> None:
+    """What an event was is let go with the next one, though the subscription goes on."""
+    seen: list[weakref.ref[Post]] = []
+
+    @strawberry.type
+    class Events:
+        @strawberry.subscription
+        async def posts(self) -> AsyncGenerator[Post, None]:
+            for number in range(4):
+                post = Post(id=number, author_id=number)
+                seen.append(weakref.ref(post))
+                yield post
+                del post
+
+    schema = strawberry.Schema(
+        Query,
+        subscription=Events,
+        extensions=[DataLoaderExtension],
+        execution_context_class=PrefetchingExecutionContext,
+    )
+    answers = await schema.subscribe("subscription { posts { author { id } } }")
+    for _ in range(3):
+        await anext(answers)
+    gc.collect()
+
+    assert [None, None] == [each() for each in seen[:2]]
+    await answers.aclose()
 
 
 async def test_each_event_of_a_subscription_is_prefetched() -> None:
