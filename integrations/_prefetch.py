@@ -591,9 +591,13 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
     def _fill_all(self, ready: list[_Gap], steps: list[_Step]) -> list[_Gap]:
         """Put values where gaps were, and give the gaps that are in these values."""
         gaps: list[_Gap] = []
+        waiting: list[tuple[_Gap, Awaitable[Any]]] = []
         outer, self._gaps = self._gaps, gaps
+        ready = ready[::-1]
         try:
-            for gap in ready:
+            while ready:
+                gap = ready.pop()
+                known = len(gaps)
                 try:
                     value = self._value_of(gap)
                 except Exception as error:
@@ -603,14 +607,23 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
                     value.put(gap.part, gap.key, *gap.field[:2], gap.path)
                     value = value.value
                 elif self.is_awaitable(value):
-                    gap.future = _started(value)
-                    gap.is_completed = True
-                    gaps.append(gap)
+                    waiting.append((gap, value))
                     continue
                 gap.part.value[gap.key] = value
+                if len(gaps) > known:
+                    # What is there already comes before the next value, as in graphql-core: the
+                    # loads that it makes may have to wait for those of the next value otherwise.
+                    new = gaps[known:]
+                    gaps[known:] = [gap for gap in new if not gap.future.done()]
+                    ready += [gap for gap in reversed(new) if gap.future.done()]
         finally:
             self._host = None
             self._gaps = outer
+        # After the loads of all values, which are made at once.
+        for gap, awaitable in waiting:
+            gap.future = _started(awaitable)
+            gap.is_completed = True
+            gaps.append(gap)
         return gaps
 
     def _value_of(self, gap: _Gap) -> Any:
