@@ -55,7 +55,7 @@ _COUNT = 10_000
 class Settings:
     """How much to measure; `budget` is how many seconds of samples a contender gets per query."""
 
-    rounds: int = 15
+    rounds: int = 21
     budget: float = 3.0
     fields: int = 1_000
     only: str = ""

@@ -99,6 +99,11 @@ _WHAT_IS_EXPECTED = {
 
 _log = logging.getLogger("dataloader_cache")
 
+# What Path() does, without the Python function around it: there is one for every field and item.
+_new_path: Callable[[tuple[Path | None, str | int, str | None]], Path] = functools.partial(
+    tuple.__new__, Path
+)
+
 
 def _what_is_unexpected() -> str | None:
     """Say what the installed graphql-core has otherwise than this module needs it."""
@@ -315,17 +320,15 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
         result: Any
         part: _Part | None = None
         asynchronous: list[str] = []
-        is_awaitable = self.is_awaitable
-        execute_field = self.execute_field
         typename = parent_type.name
         loaded_fields = self._loaded_fields(parent_type, grouped_field_set)
         try:
             for name, details in grouped_field_set.items():
-                field_path = Path(path, name, typename)
+                field_path = _new_path((path, name, typename))
                 loaded = loaded_fields.get(name)
                 if loaded is None:
                     self._host = field_path
-                    result = execute_field(
+                    result = self.execute_field(
                         parent_type, source_value, details, field_path, position_context
                     )
                 else:
@@ -350,7 +353,7 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
                     results[name] = result.value
                 elif result is not Undefined:
                     results[name] = result
-                    if is_awaitable(result):
+                    if self.is_awaitable(result):
                         asynchronous.append(name)
         except Exception:
             awaitables = self._take_back(part, gaps, first)
@@ -408,7 +411,7 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
                     item = next(iterator)
                 except StopIteration:
                     break
-                self._host = item_path = Path(path, index, None)
+                self._host = item_path = _new_path((path, index, None))
                 if is_awaitable(item):
                     results.append(
                         self.complete_awaitable_list_item_value(
@@ -604,7 +607,7 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
                     steps.append((0, self._reach, gap.part, error))
                     continue
                 if value.__class__ is _Part:
-                    value.put(gap.part, gap.key, *gap.field[:2], gap.path)
+                    value.put(gap.part, gap.key, gap.field[0], gap.field[1], gap.path)
                     value = value.value
                 elif self.is_awaitable(value):
                     waiting.append((gap, value))
@@ -613,9 +616,10 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
                 if len(gaps) > known:
                     # What is there already comes before the next value, as in graphql-core: the
                     # loads that it makes may have to wait for those of the next value otherwise.
-                    new = gaps[known:]
-                    gaps[known:] = [gap for gap in new if not gap.future.done()]
-                    ready += [gap for gap in reversed(new) if gap.future.done()]
+                    there = [gap for gap in gaps[known:] if gap.future.done()]
+                    if there:
+                        gaps[known:] = [gap for gap in gaps[known:] if not gap.future.done()]
+                        ready += reversed(there)
         finally:
             self._host = None
             self._gaps = outer
