@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -551,6 +552,8 @@ def programs() -> dict[str, Callable[[Any], Coroutine[Any, Any, Any]]]:
 @pytest.mark.parametrize("name", programs())
 async def test_both_libraries_do_the_same(name: str):
     """A program that avoids the listed differences has the same outcome with either library."""
+    if name == "decorated" and sys.version_info < (3, 11):
+        pytest.skip("async-cache 2.0.3 raises KeyError from invalidate_cache on Python 3.10")
     theirs = importlib.import_module("cache")
     ours = importlib.import_module("dataloader_cache")
     program = programs()[name]
