@@ -26,7 +26,7 @@ A field that only loads needs no resolver:
 
     author: User | None = load_from(users, by="author_id")
 
-and costs no more than a plain one with `execution_context_class=PrefetchingExecutionContext`.
+and costs little more than a plain one with `execution_context_class=PrefetchingExecutionContext`.
 """
 
 from __future__ import annotations
