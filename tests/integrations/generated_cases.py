@@ -19,6 +19,14 @@ __all__ = ["Case", "Types", "make_case", "types_of", "world"]
 # -- the data
 
 
+def tried(function: Callable[[int], Any], key: int) -> Any:
+    """Give what a function gives or raises: the errors of a batch are those of its keys."""
+    try:
+        return function(key)
+    except Exception as error:
+        return error
+
+
 class World:
     """What the resolvers and batch functions of the running case see."""
 
@@ -97,7 +105,7 @@ class World:
         if self.mix(salt, 15) % 100 < self.bad // 3:
             raise ValueError(f"no batch of {salt}")
         return [
-            LookupError(f"key {key} of {salt}") if self.is_bad(key, salt, 16) else value(key)
+            LookupError(f"key {key} of {salt}") if self.is_bad(key, salt, 16) else tried(value, key)
             for key in keys
         ]
 
