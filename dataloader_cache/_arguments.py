@@ -60,14 +60,17 @@ def check_limiter(owner: str, value: object) -> None:
         )
 
 
-def check_count(owner: str, argument: str, value: object) -> None:
-    """Refuse what is not an int of at least 1."""
+def check_count(owner: str, argument: str, value: object, *, zero: bool = False) -> None:
+    """Refuse what is not an int of at least 1, or of at least 0 where `zero` allows it."""
+    least = 0 if zero else 1
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationTypeError(
-            f"{owner}: {argument} must be an int >= 1 or None, got {value!r}"
+            f"{owner}: {argument} must be an int >= {least} or None, got {value!r}"
         )
-    if value < 1:
-        raise ConfigurationValueError(f"{owner}: {argument} must be >= 1 or None, got {value!r}")
+    if value < least:
+        raise ConfigurationValueError(
+            f"{owner}: {argument} must be >= {least} or None, got {value!r}"
+        )
 
 
 def check_seconds(owner: str, argument: str, value: object, *, zero: bool) -> None:

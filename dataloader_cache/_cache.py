@@ -432,8 +432,8 @@ class AsyncCache:
         check_name("a cache", name)
         self._name = name or type(self).__name__
         owner = self._owner = f"cache {self._name!r}"
-        if maxsize is not None and maxsize != 0:
-            check_count(owner, "maxsize", maxsize)
+        if maxsize is not None:
+            check_count(owner, "maxsize", maxsize, zero=True)
         if batch_window_ms is not None:
             check_seconds(owner, "batch_window_ms", batch_window_ms, zero=True)
             batch_window = batch_window_ms / 1000

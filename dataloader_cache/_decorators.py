@@ -108,8 +108,9 @@ class AsyncLRU:
         key: Callable[..., Hashable] | None = None,
     ) -> None:
         owner = type(self).__name__
-        if maxsize is not None and maxsize != 0:
-            check_count(owner, "maxsize", maxsize)
+        self._refuse_function(maxsize)
+        if maxsize is not None:
+            check_count(owner, "maxsize", maxsize, zero=True)
         if isinstance(skip_args, bool) or not isinstance(skip_args, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationTypeError(f"{owner}: skip_args must be an int, got {skip_args!r}")
         if skip_args < 0:
@@ -130,6 +131,14 @@ class AsyncLRU:
         cache = AsyncCache(self._maxsize, self._time_to_live, name=name)
         make_key = KeyMaker(function, self._skip_args, f"cached function {name!r}")
         return cast("CachedFunction[P, R]", _wrap(function, cache, make_key, self._key))
+
+    def _refuse_function(self, argument: object) -> None:
+        # What a decorator without parentheses is given.
+        if inspect.isroutine(argument):
+            owner, function = type(self).__name__, getattr(argument, "__qualname__", argument)
+            raise ConfigurationTypeError(
+                f"{owner} is used with parentheses: write @{owner}() above {function!r}"
+            )
 
 
 class AsyncTTL(AsyncLRU):
@@ -154,6 +163,7 @@ class AsyncTTL(AsyncLRU):
         key: Callable[..., Hashable] | None = None,
     ) -> None:
         super().__init__(maxsize, skip_args, key=key)
+        self._refuse_function(time_to_live)
         if time_to_live is not None:
             check_seconds("AsyncTTL", "time_to_live", time_to_live, zero=True)
         self._time_to_live = time_to_live

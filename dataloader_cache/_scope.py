@@ -8,6 +8,7 @@ token is of use only where it was made.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from contextvars import Context, ContextVar, copy_context
@@ -386,5 +387,7 @@ def per_event(events: AsyncIterator[E]) -> _PerEvent[E]:
         if hasattr(events, "__aiter__"):
             events = cast("Any", events).__aiter__()
         else:
-            raise ConfigurationTypeError(f"per_event needs an async iterator, got {events!r}")
+            is_function = inspect.isroutine(cast("object", events))
+            hint = "; call it: per_event(function())" if is_function else ""
+            raise ConfigurationTypeError(f"per_event needs an async iterator, got {events!r}{hint}")
     return _PerEvent(events)

@@ -1105,6 +1105,14 @@ def test_an_argument_that_can_not_work_is_refused(argument: str, value: Any, kin
     assert repr(value) in str(caught.value) or type(value).__name__ in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [AsyncCache, AsyncLRU])
+@pytest.mark.parametrize("maxsize", [-1, "10"])
+def test_a_wrong_maxsize_is_told_that_0_will_do(make: Any, maxsize: Any):
+    """0 stores nothing, and so it is in the message."""
+    with pytest.raises(ConfigurationError, match=">= 0 or None"):
+        make(maxsize)
+
+
 def test_a_name_that_is_no_text_is_refused():
     """The name of a cache is a str."""
     with pytest.raises(ConfigurationError, match="name"):

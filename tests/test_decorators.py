@@ -300,6 +300,17 @@ def test_what_is_no_function_is_refused(value: Any):
         AsyncLRU()(value)
 
 
+@pytest.mark.parametrize("decorator", [AsyncLRU, AsyncTTL])
+def test_a_decorator_without_parentheses_says_what_to_write(decorator: Any):
+    """`@AsyncLRU` above a function is refused at once, and told to be `@AsyncLRU()`."""
+
+    async def load_user(user_id: int) -> int:
+        return user_id
+
+    with pytest.raises(ConfigurationError, match=rf"@{decorator.__name__}\(\) above '.*load_user'"):
+        decorator(load_user)
+
+
 async def test_a_function_that_is_not_async_is_told():
     """A function that returns no awaitable is an error of ours that names it."""
 

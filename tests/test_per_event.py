@@ -430,10 +430,12 @@ async def test_any_async_iterator_can_be_the_source():
     assert LoaderScope.current(None) is None
 
 
-@pytest.mark.parametrize("source", [[1, 2], None, numbers])
-def test_what_is_no_async_iterator_is_refused(source: Any):
+@pytest.mark.parametrize(
+    "source, hint", [([1, 2], r"2\]$"), (None, "None$"), (numbers, r"; call it: .*\(\)\)$")]
+)
+def test_what_is_no_async_iterator_is_refused(source: Any, hint: str):
     """A list, or the function in place of its result, is refused at once."""
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=hint):
         per_event(source)
 
 
