@@ -220,14 +220,70 @@ def django(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue("django_app")(path("graphql", view))
 
 
+def channels(request: pytest.FixtureRequest) -> Any:
+    pytest.importorskip("channels")
+    request.getfixturevalue("django_settings")
+    from strawberry.channels import GraphQLProtocolTypeRouter
+
+    return GraphQLProtocolTypeRouter(schema, url_pattern="^graphql")
+
+
+def flask(request: pytest.FixtureRequest) -> Any:
+    pytest.importorskip("flask")
+    from asgiref.wsgi import WsgiToAsgi
+    from flask import Flask
+    from strawberry.flask.views import AsyncGraphQLView
+
+    app = Flask("tests", root_path=str(Path(__file__).parent))
+    view = AsyncGraphQLView.as_view("graphql", schema=schema)
+    app.add_url_rule("/graphql", view_func=view, methods=["GET", "POST"])
+    return WsgiToAsgi(app)
+
+
+class AiohttpServer:
+    """Serve the endpoint by aiohttp, which speaks no ASGI."""
+
+    def __init__(self) -> None:
+        web = pytest.importorskip("aiohttp.web")
+        from strawberry.aiohttp.views import GraphQLView
+
+        app = web.Application()
+        view = GraphQLView(schema=schema, subscription_protocols=PROTOCOLS)
+        app.router.add_route("*", "/graphql", view)
+        self._runner = web.AppRunner(app)
+        self._site = web.TCPSite
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await self._site(self._runner, "127.0.0.1", 0).start()
+        host, port = self._runner.addresses[0]
+        self.address = f"{host}:{port}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+
+def aiohttp(request: pytest.FixtureRequest) -> Any:
+    return AiohttpServer()
+
+
 SERVERS = [asgi, fastapi, django]
-ALL_SERVERS = [*SERVERS, middleware, litestar, quart]
-SOCKET_SERVERS = [asgi, fastapi]
+# Flask answers at once. What Channels has for HTTP knows no subscriptions.
+EVENT_SERVERS = [*SERVERS, middleware, litestar, quart, aiohttp]
+FRAME_SERVERS = [*EVENT_SERVERS, channels]
+ALL_SERVERS = [*FRAME_SERVERS, flask]
+SOCKET_SERVERS = [asgi, fastapi, channels, aiohttp]
 
 
 @pytest.fixture
-async def server(request: pytest.FixtureRequest, serve: Any) -> Any:
-    return serve(request.param(request))
+async def server(request: pytest.FixtureRequest, serve: Any) -> AsyncIterator[Any]:
+    app = request.param(request)
+    if not isinstance(app, AiohttpServer):
+        yield serve(app)
+        return
+    await app.start()
+    yield app
+    await app.stop()
 
 
 @pytest.fixture
@@ -288,7 +344,7 @@ class TestHTTP:
         users = {"users": [{"name": "ann"}, {"name": "bob"}]}
         assert [users, {"user": {"viewer": "ann"}}, users] == [one["data"] for one in answers]
 
-    @each(ALL_SERVERS)
+    @each(FRAME_SERVERS)
     @pytest.mark.parametrize(
         ("query", "expected"), [(DEFERRED, ["ann", "bob"]), (STREAMED, ["bob"])]
     )
@@ -320,7 +376,7 @@ class TestHTTP:
 
         assert [True] == [scope.is_closed for scope in world.scopes]
 
-    @each(ALL_SERVERS)
+    @each(EVENT_SERVERS)
     @pytest.mark.parametrize("accept", [SSE, MULTIPART_SUBSCRIPTION])
     async def test_every_event_reads_afresh(self, graphql: Any, accept: str) -> None:
         """Subscriptions over plain HTTP, as server-sent events or as a multipart response."""
