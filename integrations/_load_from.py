@@ -318,7 +318,8 @@ class LoadedField(StrawberryField):
                 f"a function of the parent"
             )
         found = getattr(parent.origin, by, None)
-        if isinstance(found, _Source) or inspect.isroutine(found):
+        # To inspect a `cached_property` is a routine too, but it can't be called.
+        if isinstance(found, _Source) or (inspect.isroutine(found) and callable(found)):
             kind = "a loaded field" if isinstance(found, _Source) else "a method or resolver"
             raise _FieldError(
                 f"{owner} is by {by!r}, which is {kind} of {parent.origin.__name__} and has no "

@@ -1,6 +1,7 @@
 """`load_from`: what its fields are in a schema, and what they give."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -549,13 +550,15 @@ def test_an_attribute_that_is_no_value_is_refused(by: str, kind: str) -> None:
         schema_of(("comment", Comment, None))
 
 
-@pytest.mark.parametrize("how", ["property", "class", "slot", "getattr", "mixin"])
+@pytest.mark.parametrize("how", ["property", "cached", "class", "slot", "getattr", "mixin"])
 def test_an_attribute_may_be_of_any_kind(how: str) -> None:
     """Properties, class attributes, annotations of any base and `__getattr__` are found."""
 
     class Mixin:
         if how == "property":
             user_id = property(lambda self: 1)
+        elif how == "cached":
+            user_id = functools.cached_property(lambda self: 1)
         elif how == "class":
             user_id = 1
         elif how == "slot":
