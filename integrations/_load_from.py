@@ -11,6 +11,7 @@ import inspect
 import operator
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Sequence
+from enum import EnumMeta
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, cast, overload
 
@@ -171,10 +172,20 @@ class _Source:
                 f"{owner}: by must be the name of an attribute or a function of the parent, "
                 f"got {by!r}"
             )
+        if callable(by) and not _takes_one(by):
+            raise ConfigurationTypeError(
+                f"{owner}: by must be a plain function of the parent alone, which gives the key; "
+                f"got {by!r}"
+            )
         if takes_args and not callable(args):
             raise ConfigurationTypeError(
                 f"{owner}: the factory takes args; args must be their class, or a function that "
                 f"makes them of the field's arguments; got {args!r}"
+            )
+        if inspect.iscoroutinefunction(args):
+            raise ConfigurationTypeError(
+                f"{owner}: args must be made by a plain function, not by an `async def`; "
+                f"got {args!r}"
             )
         if not takes_args and args is not None:
             raise ConfigurationTypeError(
@@ -218,6 +229,13 @@ class _Source:
         """The field's arguments: the parameters of what makes the args."""
         if self.args is None:
             return []
+        if not _tells_parameters(self.args):
+            type_ = getattr(self.args, "__name__", repr(self.args))
+            raise _FieldError(
+                f"{self.owner}: the parameters of {type_} can't be the field's arguments; make "
+                f"the args by a function that has annotated parameters: `def make_args(value: "
+                f"{type_}) -> {type_}: return value`"
+            )
         resolver = StrawberryResolver[Any](self.args)
         given = [one.name for one in resolver.reserved_parameters.values() if one is not None]
         if given:
@@ -337,6 +355,30 @@ class _FieldError(StrawberryException, ConfigurationValueError):
 
 def _swapped(function: Callable[[Any, str], object], name: str, parent: object) -> object:
     return function(parent, name)
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+    """Whether a function can be called with the parent, and gives a key that can be used."""
+    if inspect.iscoroutinefunction(function):
+        return False
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # some of those that are written in C do not tell
+        pass
+    return True
+
+
+def _tells_parameters(makes_args: Callable[..., object]) -> bool:
+    """Whether what makes the args says which arguments it takes, as `int` and enums do not."""
+    if isinstance(makes_args, EnumMeta) or getattr(makes_args, "__module__", "") == "builtins":
+        return False
+    try:
+        inspect.signature(makes_args)
+    except ValueError:
+        return False
+    return True
 
 
 def _has_attribute(cls: type, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -84,6 +85,10 @@ class Post:
     author: User | None = load_from(users, by="author_id")
 
 
+async def key_later(post: Any) -> int:
+    return 1
+
+
 def schema_of(*fields: tuple[str, Any, Any], **options: Any) -> Any:
     """Make a schema whose query has these fields: name, type, and value or loaded field."""
     namespace: dict[str, Any] = {"__annotations__": {name: kind for name, kind, _ in fields}}
@@ -156,6 +161,16 @@ async def test_by_may_be_a_function_of_the_parent() -> None:
     schema = schema_of(("halved", Halved, Halved(number=14)))
 
     assert {"halved": {"user": {"id": 7}}} == await data_of(schema, "{ halved { user { id } } }")
+
+
+async def test_by_may_be_a_function_that_does_not_tell_its_parameters() -> None:
+    """Python knows no signature of an `attrgetter`."""
+    schema = schema_of(
+        ("post", Post, giving(Post(id=1, author_id=2))),
+        ("me", User | None, load_from(users, by=operator.attrgetter("real"))),
+    )
+
+    assert {"me": {"name": "user 3"}} == await data_of(schema, "{ me { name } }", root_value=3)
 
 
 async def test_by_goes_by_the_resolver_of_the_schema() -> None:
@@ -600,9 +615,16 @@ def test_an_input_type_has_no_loaded_fields() -> None:
         ((len, {"by": "id"}), "load_from needs a loader factory, made by @dataloader or"),
         ((users, {"by": 3}), "load_from(users): by must be the name of an attribute or a"),
         ((users, {"by": "author.id"}), "load_from(users): by must be the name of an attribute"),
+        ((users, {"by": lambda: 1}), "load_from(users): by must be a plain function of the parent"),
+        ((users, {"by": lambda post, info: 1}), "load_from(users): by must be a plain function"),
+        ((users, {"by": key_later}), "load_from(users): by must be a plain function of the parent"),
         ((users, {"by": "id", "args": Page}), "load_from(users): the factory takes no args"),
         ((pages_of, {"by": "id"}), "load_from(pages_of): the factory takes args; args must be"),
         ((pages_of, {"by": "id", "args": 3}), "load_from(pages_of): the factory takes args"),
+        (
+            (pages_of, {"by": "id", "args": key_later}),
+            "load_from(pages_of): args must be made by a",
+        ),
     ],
 )
 def test_a_wrong_argument_is_found_at_once(arguments: Any, message: str) -> None:
@@ -628,6 +650,39 @@ def test_what_makes_the_args_gets_nothing_but_arguments() -> None:
 
     with pytest.raises(ConfigurationError, match=r"but it has a parameter 'info'$"):
         schema_of(("author", Author, None))
+
+
+@pytest.mark.parametrize("type_", [str, int, Order])
+def test_args_of_a_type_that_tells_no_parameters_are_made_by_a_function(type_: Any) -> None:
+    """The error says how such a function is written, and one that is so written works."""
+
+    @group_dataloader(by="author_id", args=type_)
+    async def found(ids: list[int], what: Any) -> list[Any]:
+        return []
+
+    def make_args(value: Any) -> Any:
+        return value
+
+    make_args.__annotations__ = {"value": type_, "return": type_}
+
+    def schema(args: Any) -> Any:
+        @strawberry.type
+        class Author:
+            id: int
+            posts: list[Post] = load_from(found, by="id", args=args)
+
+        return schema_of(("author", Author, None))
+
+    name = type_.__name__
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"^load_from\(found\): the parameters of {name} can't be the field's arguments; "
+        rf"make the args by a function that has annotated parameters: `def make_args\(value: "
+        rf"{name}\) -> {name}: return value`$",
+    ):
+        schema(type_)
+
+    assert "posts(value: " in schema(make_args).as_str()
 
 
 def test_args_whose_default_can_not_be_shown_are_refused() -> None:
