@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, cast, overload
 from strawberry.exceptions import StrawberryException
 from strawberry.extensions import FieldExtension
 from strawberry.permission import BasePermission
+from strawberry.relay import ConnectionExtension
 from strawberry.types.arguments import StrawberryArgument
 from strawberry.types.base import StrawberryObjectDefinition
 from strawberry.types.field import FieldType, StrawberryField
@@ -136,8 +137,15 @@ def load_from(
         ConfigurationError: An argument is wrong. That the parent lacks the attribute is found
             when the schema is built.
     """
+    source = _Source(factory, by, args)
+    if any(isinstance(one, ConnectionExtension) for one in extensions):
+        raise ConfigurationTypeError(
+            f"{source.owner}: Strawberry's ConnectionExtension needs a resolver; write one under "
+            f"`@relay.connection(...)`, an `async def` that returns `await "
+            f"{factory.name}.load(...)`"
+        )
     return LoadedField(
-        source=_Source(factory, by, args),
+        source=source,
         graphql_name=name,
         description=description,
         deprecation_reason=deprecation_reason,

@@ -637,6 +637,17 @@ def test_a_wrong_argument_is_found_at_once(arguments: Any, message: str) -> None
     assert str(caught.value).startswith(message)
 
 
+def test_a_connection_is_left_to_a_resolver() -> None:
+    """Strawberry's extension would fail with an assertion of its own, without a word."""
+    with pytest.raises(
+        ConfigurationTypeError,
+        match=r"^load_from\(users\): Strawberry's ConnectionExtension needs a resolver; write one "
+        r"under `@relay\.connection\(\.\.\.\)`, an `async def` that returns `await "
+        r"users\.load\(\.\.\.\)`$",
+    ):
+        load_from(users, by="id", extensions=[relay.ConnectionExtension()])
+
+
 def test_what_makes_the_args_gets_nothing_but_arguments() -> None:
     """A parameter that Strawberry would fill in is refused when the schema is built."""
 
