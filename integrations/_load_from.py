@@ -208,6 +208,9 @@ class _Source:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
+    def __repr__(self) -> str:
+        return f"<loaded field {self.name!r}: {self.owner}>"
+
     def __get__(self, instance: object, owner: type) -> _Source:
         if instance is None:
             return self

@@ -515,6 +515,11 @@ def test_an_instance_says_that_it_is_a_loaded_field() -> None:
         _ = post.author
 
 
+def test_the_class_shows_what_the_field_is() -> None:
+    """Reading the field of the class gives something that says what it is."""
+    assert "<loaded field 'author': load_from(users)>" == repr(Post.author)
+
+
 def test_an_instance_is_made_shown_and_compared_without_it() -> None:
     """The field is none of those that make an instance."""
     post = Post(id=1, author_id=2)
