@@ -6,6 +6,7 @@ Use it by its public name, `dataloader_cache.integrations.strawberry.load_from`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import operator
@@ -341,10 +342,14 @@ class LoadedField(StrawberryField):
         if not isinstance(by, str) or parent.is_interface:
             return
         if not _has_attribute(parent.origin, by):
+            advice = (
+                f"declare it, as `{by}: strawberry.Private[...]` if it is none of the schema's, or "
+                f"give a function of the parent"
+            )
+            if similar := difflib.get_close_matches(by, _attributes(parent.origin), n=1):
+                advice = f"did you mean {similar[0]!r}? If not, {advice}"
             raise _FieldError(
-                f"{owner} is by {by!r}, an attribute that {parent.origin.__name__} lacks; declare "
-                f"it, as `{by}: strawberry.Private[...]` if it is none of the schema's, or give "
-                f"a function of the parent"
+                f"{owner} is by {by!r}, an attribute that {parent.origin.__name__} lacks; {advice}"
             )
         found = getattr(parent.origin, by, None)
         # To inspect a `cached_property` is a routine too, but it can't be called.
@@ -390,6 +395,11 @@ def _tells_parameters(makes_args: Callable[..., object]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _attributes(cls: type) -> list[str]:
+    """Name what the constructor of a type sets: the attributes of all its instances."""
+    return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
 def _has_attribute(cls: type, name: str) -> bool:

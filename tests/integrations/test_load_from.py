@@ -549,6 +549,23 @@ def test_an_attribute_that_the_type_lacks_is_found_when_the_schema_is_built() ->
         schema_of(("comment", Comment, None))
 
 
+@pytest.mark.parametrize("by", ["usr_id", "userId"])
+def test_a_misspelled_attribute_is_told_from_one_that_is_missing(by: str) -> None:
+    """Where an attribute has a similar name, the error asks whether it was meant."""
+
+    @strawberry.type
+    class Comment:
+        user_id: strawberry.Private[int]
+        user: User | None = load_from(users, by=by)
+
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"^Comment\.user: load_from\(users\) is by '{by}', an attribute that Comment lacks; "
+        rf"did you mean 'user_id'\? If not, declare it, as `{by}: strawberry\.Private\[",
+    ):
+        schema_of(("comment", Comment, None))
+
+
 @pytest.mark.parametrize(
     ("by", "kind"), [("writer", "a loaded field"), ("number", "a method or resolver")]
 )
