@@ -250,10 +250,13 @@ class _Source:
             )
         resolver = StrawberryResolver[Any](self.args)
         given = [one.name for one in resolver.reserved_parameters.values() if one is not None]
+        # A resolver gets its Info by this name, so that no argument can have it.
+        given += [one.python_name for one in resolver.arguments if one.python_name == "info"]
         if given:
             raise _FieldError(
                 f"{self.owner}: what makes the args gets the field's arguments and nothing else, "
-                f"but it has a parameter {given[0]!r}"
+                f"but it has a parameter {given[0]!r}; leave it out, or rename it if it is an "
+                f"argument"
             )
         if dataclasses.is_dataclass(self.args):
             for field in dataclasses.fields(self.args):

@@ -670,18 +670,35 @@ def test_a_connection_is_left_to_a_resolver() -> None:
         load_from(users, by="id", extensions=[relay.ConnectionExtension()])
 
 
-def test_what_makes_the_args_gets_nothing_but_arguments() -> None:
-    """A parameter that Strawberry would fill in is refused when the schema is built."""
+def with_info(info: strawberry.Info) -> Page:
+    return Page()
 
-    def with_info(info: strawberry.Info) -> Page:
-        return Page()
+
+def with_self(self: object, first: int = 2) -> Page:
+    return Page(first)
+
+
+def with_argument(info: int = 2) -> Page:
+    return Page(info)
+
+
+@pytest.mark.parametrize(
+    ("args", "name"), [(with_info, "info"), (with_self, "self"), (with_argument, "info")]
+)
+def test_what_makes_the_args_gets_nothing_but_arguments(args: Any, name: str) -> None:
+    """A parameter that Strawberry would fill in is refused when the schema is built."""
 
     @strawberry.type
     class Author:
         id: int
-        posts: list[Post] = load_from(pages_of, by="id", args=with_info)
+        posts: list[Post] = load_from(pages_of, by="id", args=args)
 
-    with pytest.raises(ConfigurationError, match=r"but it has a parameter 'info'$"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^load_from\(pages_of\): what makes the args gets the field's arguments and nothing "
+        rf"else, but it has a parameter '{name}'; leave it out, or rename it if it is an "
+        r"argument$",
+    ):
         schema_of(("author", Author, None))
 
 
