@@ -139,6 +139,11 @@ def load_from(
             when the schema is built.
     """
     source = _Source(factory, by, args)
+    source.check_list(
+        "permission_classes", permission_classes, _is_permission, "permission classes"
+    )
+    source.check_list("directives", directives, _is_directive, "instances of schema directives")
+    source.check_list("extensions", extensions, _is_extension, "instances of field extensions")
     if any(isinstance(one, ConnectionExtension) for one in extensions):
         raise ConfigurationTypeError(
             f"{source.owner}: Strawberry's ConnectionExtension needs a resolver; write one under "
@@ -154,6 +159,18 @@ def load_from(
         directives=directives,
         extensions=list(extensions),
     )
+
+
+def _is_permission(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BasePermission)
+
+
+def _is_directive(value: object) -> bool:
+    return not isinstance(value, type)
+
+
+def _is_extension(value: object) -> bool:
+    return isinstance(value, FieldExtension)
 
 
 class _Source:
@@ -204,10 +221,25 @@ class _Source:
         self.by = by
         self.args = args
         self.owner = owner
-        self.name = ""
+        self.name = self.place = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
+        self.place = f"{owner.__name__}.{name}: {self.owner}"
+
+    def check_list(
+        self,
+        argument: str,
+        given: Sequence[object],
+        is_fitting: Callable[[object], bool],
+        fitting: str,
+    ) -> None:
+        """Refuse what is no list, or has something in it that does not fit."""
+        is_list = isinstance(given, Sequence)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_list or not all(map(is_fitting, given)):
+            raise ConfigurationTypeError(
+                f"{self.owner}: {argument} must be a list of {fitting}, got {given!r}"
+            )
 
     def __repr__(self) -> str:
         return f"<loaded field {self.name!r}: {self.owner}>"
@@ -243,8 +275,8 @@ class _Source:
             return []
         if not _tells_parameters(self.args):
             type_ = getattr(self.args, "__name__", repr(self.args))
-            raise _FieldError(
-                f"{self.owner}: the parameters of {type_} can't be the field's arguments; make "
+            raise FieldConfigurationError(
+                f"{self.place}: the parameters of {type_} can't be the field's arguments; make "
                 f"the args by a function that has annotated parameters: `def make_args(value: "
                 f"{type_}) -> {type_}: return value`"
             )
@@ -253,16 +285,16 @@ class _Source:
         # A resolver gets its Info by this name, so that no argument can have it.
         given += [one.python_name for one in resolver.arguments if one.python_name == "info"]
         if given:
-            raise _FieldError(
-                f"{self.owner}: what makes the args gets the field's arguments and nothing else, "
+            raise FieldConfigurationError(
+                f"{self.place}: what makes the args gets the field's arguments and nothing else, "
                 f"but it has a parameter {given[0]!r}; leave it out, or rename it if it is an "
                 f"argument"
             )
         if dataclasses.is_dataclass(self.args):
             for field in dataclasses.fields(self.args):
                 if field.default_factory is not dataclasses.MISSING:
-                    raise _FieldError(
-                        f"{self.owner}: {field.name!r} of the args has a default_factory, which "
+                    raise FieldConfigurationError(
+                        f"{self.place}: {field.name!r} of the args has a default_factory, which "
                         f"the schema can't show; give it a default, or make the args by a function"
                     )
         return resolver.arguments
@@ -340,7 +372,7 @@ class LoadedField(StrawberryField):
         by = self.source.by
         owner = f"{parent.origin.__name__}.{self.python_name}: {self.source.owner}"
         if parent.is_input:
-            raise _FieldError(f"{owner} can't be a field of an input type")
+            raise FieldConfigurationError(f"{owner} can't be a field of an input type")
         # An interface never resolves; those who implement it have the field too, and are checked.
         if not isinstance(by, str) or parent.is_interface:
             return
@@ -351,21 +383,21 @@ class LoadedField(StrawberryField):
             )
             if similar := difflib.get_close_matches(by, _attributes(parent.origin), n=1):
                 advice = f"did you mean {similar[0]!r}? If not, {advice}"
-            raise _FieldError(
+            raise FieldConfigurationError(
                 f"{owner} is by {by!r}, an attribute that {parent.origin.__name__} lacks; {advice}"
             )
         found = getattr(parent.origin, by, None)
         # To inspect a `cached_property` is a routine too, but it can't be called.
         if isinstance(found, _Source) or (inspect.isroutine(found) and callable(found)):
             kind = "a loaded field" if isinstance(found, _Source) else "a method or resolver"
-            raise _FieldError(
+            raise FieldConfigurationError(
                 f"{owner} is by {by!r}, which is {kind} of {parent.origin.__name__} and has no "
                 f"value that could be a key; give another attribute, or a function of the parent"
             )
 
 
-class _FieldError(StrawberryException, ConfigurationValueError):
-    """What Strawberry lets through as it is, and does not wrap into a TypeError of its own."""
+class FieldConfigurationError(StrawberryException, ConfigurationValueError):
+    """A ConfigurationError that Strawberry lets through, and does not wrap into one of its own."""
 
     @cached_property
     def exception_source(self) -> None:

@@ -636,6 +636,22 @@ def test_an_input_type_has_no_loaded_fields() -> None:
     [
         ((len, {"by": "id"}), "load_from needs a loader factory, made by @dataloader or"),
         ((users, {"by": 3}), "load_from(users): by must be the name of an attribute or a"),
+        (
+            (users, {"by": "id", "permission_classes": BasePermission}),
+            "load_from(users): permission_classes must be a list of permission classes, got <class",
+        ),
+        (
+            (users, {"by": "id", "permission_classes": ["IsOdd"]}),
+            "load_from(users): permission_classes must be a list of permission classes, got ['",
+        ),
+        (
+            (users, {"by": "id", "directives": 5}),
+            "load_from(users): directives must be a list of instances of schema directives, got 5",
+        ),
+        (
+            (users, {"by": "id", "extensions": [FieldExtension]}),
+            "load_from(users): extensions must be a list of instances of field extensions, got [<",
+        ),
         ((users, {"by": "author.id"}), "load_from(users): by must be the name of an attribute"),
         ((users, {"by": lambda: 1}), "load_from(users): by must be a plain function of the parent"),
         ((users, {"by": lambda post, info: 1}), "load_from(users): by must be a plain function"),
@@ -695,9 +711,9 @@ def test_what_makes_the_args_gets_nothing_but_arguments(args: Any, name: str) ->
 
     with pytest.raises(
         ConfigurationError,
-        match=r"^load_from\(pages_of\): what makes the args gets the field's arguments and nothing "
-        rf"else, but it has a parameter '{name}'; leave it out, or rename it if it is an "
-        r"argument$",
+        match=r"^Author\.posts: load_from\(pages_of\): what makes the args gets the field's "
+        rf"arguments and nothing else, but it has a parameter '{name}'; leave it out, or "
+        r"rename it if it is an argument$",
     ):
         schema_of(("author", Author, None))
 
@@ -726,9 +742,9 @@ def test_args_of_a_type_that_tells_no_parameters_are_made_by_a_function(type_: A
     name = type_.__name__
     with pytest.raises(
         ConfigurationError,
-        match=rf"^load_from\(found\): the parameters of {name} can't be the field's arguments; "
-        rf"make the args by a function that has annotated parameters: `def make_args\(value: "
-        rf"{name}\) -> {name}: return value`$",
+        match=rf"^Author\.posts: load_from\(found\): the parameters of {name} can't be the field's "
+        rf"arguments; make the args by a function that has annotated parameters: `def "
+        rf"make_args\(value: {name}\) -> {name}: return value`$",
     ):
         schema(type_)
 
