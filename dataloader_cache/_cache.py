@@ -1119,7 +1119,8 @@ class AsyncCache:
     ) -> Future[Any] | tuple[Any]:
         try:
             return self._find(key, None, batch_loader, ttl, tags)
-        except LoaderDeadlockError as error:
+        except Exception as error:
+            # A deadlock, or a key that raises in __hash__ or __eq__: the others go on.
             return (error,)
 
     async def warmup(

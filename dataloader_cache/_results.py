@@ -86,7 +86,11 @@ def read_values(
     values: Sequence[Any]
     if _is_mapping(result):
         absent = _ABSENT if missing_raises else None
-        values = [result.get(key, absent) for key in keys]
+        try:
+            values = [result.get(key, absent) for key in keys]
+        except Exception:
+            # Once more, to tell which: a key that can't be looked up is no fault of the others.
+            values = [_look_up(result, key, absent) for key in keys]
         if all(value is absent for value in values):
             _check_key_types(result, keys, owner)
         if not missing_raises:
@@ -110,6 +114,13 @@ def read_values(
             f"return one per key, in key order, or a mapping"
         )
     return values
+
+
+def _look_up(result: Mapping[Any, Any], key: Hashable, absent: object) -> object:
+    try:
+        return result.get(key, absent)
+    except Exception as error:
+        return error
 
 
 def _check_key_types(result: Mapping[Any, Any], keys: Sequence[Hashable], owner: str) -> None:

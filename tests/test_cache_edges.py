@@ -439,6 +439,36 @@ async def test_a_key_that_can_not_be_compared_while_its_batch_settles_leaves_the
     assert 3 == cache.peek("other")
 
 
+async def test_a_key_that_can_not_be_looked_up_in_a_mapping_leaves_the_others_alone():
+    """Nor does one fail the batch that meets its like in a mapping result only."""
+    angry = Quarrelsome()
+
+    async def load_many(keys: list[Any]) -> dict[Any, int]:
+        angry.is_angry = True
+        return {7: 70, "other": 3}
+
+    cache = AsyncCache()
+    gets = [cache.get(each, batch_loader=load_many) for each in (angry, "other")]
+    found = await asyncio.wait_for(asyncio.gather(*gets, return_exceptions=True), 5)
+    assert [ZeroDivisionError, int] == [type(outcome) for outcome in found]
+    assert 3 == cache.peek("other")
+
+
+async def test_get_many_gives_the_error_of_a_key_that_can_not_be_compared_in_its_place():
+    """A key that raises when it meets one in the cache is an error like another."""
+    cache, angry = AsyncCache(), Quarrelsome()
+    cache.set(7, "seven")
+    angry.is_angry = True
+    keys: list[Any] = ["a", angry, "b"]
+    found = await cache.get_many(keys, echo, return_exceptions=True)
+    assert ["a", ZeroDivisionError, "b"] == [
+        type(value) if isinstance(value, Exception) else value for value in found.values()
+    ]
+    with pytest.raises(ZeroDivisionError):
+        await cache.get_many(["c", angry, "d"], echo)
+    assert ["c", "d"] == [cache.peek("c"), cache.peek("d")]
+
+
 async def use_with_a_moody_key(cache: AsyncCache, way: str, key: Any, fails: bool) -> list[Any]:
     async def load_many(keys: list[Any]) -> list[Any]:
         await asyncio.sleep(0)

@@ -921,3 +921,26 @@ async def test_r3_a_mapping_that_has_other_keys_of_the_same_type_lacks_the_key(m
 
     expected = type(None) if missing == "none" else KeyNotFoundError
     assert [expected, expected] == [type(value) for value in found]
+
+
+class Wary:
+    """A key that is equal to nothing, and raises when it meets another that has its hash."""
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError("not comparable")
+
+
+@pytest.mark.parametrize("missing", ["none", "raise"])
+async def test_r2_a_key_that_can_not_be_looked_up_in_a_mapping_fails_alone(missing: Any):
+    """Its own caller gets the error of its `__eq__`, the others what the mapping has for them."""
+    loader, plan = answering({1: "one", 7: "seven"}, missing=missing)
+    wary = Wary()
+
+    found = await outcomes(loader.load(1), loader.load(wary), loader.load(2))
+
+    absent = type(None) if missing == "none" else KeyNotFoundError
+    assert [str, ZeroDivisionError, absent] == [type(value) for value in found]
+    assert [[1, wary, 2]] == plan
