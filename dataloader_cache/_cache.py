@@ -62,6 +62,7 @@ _Ttl: TypeAlias = "float | Unset | Callable[[Any, Any], float | Unset | None] | 
 _Tags: TypeAlias = "Iterable[Hashable] | Callable[[Any, Any], Iterable[Hashable]]"
 
 _FOR_EVER: Final = float("inf")
+_AT_ONCE: Final = float("-inf")
 _NO_TAGS: tuple[Hashable, ...] = ()
 _SWEEP_MOST = 1000
 _SWEEP_PAUSE = 1.0
@@ -495,7 +496,8 @@ class AsyncCache:
         # Re-entrant, because a key's __eq__ or __hash__ may come back to this cache.
         self._lock = RLock()
         self._closed = False
-        self._sweeper: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+        # The loop and timer of the next sweep, and the end that it waits for.
+        self._sweeper: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle, float] | None = None
         self._forget_counts()
 
     def _forget_counts(self) -> None:
@@ -910,8 +912,15 @@ class AsyncCache:
     def _arm(self) -> None:
         """See to it that a sweep comes, now or with the next call on a loop that runs."""
         if self._sweeper is not None:
-            loop, handle = self._sweeper
+            loop, handle, end = self._sweeper
             if loop.is_running():
+                if self._expiry and self._expiry.first_end() < end:
+                    # The timer sleeps past this one's end, maybe on the loop of another thread.
+                    self._sweeper = (loop, handle, _AT_ONCE)
+                    reference: weakref.ref[AsyncCache] = weakref.ref(self)
+                    # It may be closed this moment; the next call arms another then.
+                    with suppress(RuntimeError):
+                        loop.call_soon_threadsafe(_sweep, reference)
                 return
             handle.cancel()
             self._sweeper = None
@@ -921,11 +930,12 @@ class AsyncCache:
             except RuntimeError:
                 self._fast = {}
                 return
-            pause = _SWEEP_PAUSE
             if self._clock is time.monotonic:
                 # A clock that was passed in may jump; this one tells how long nothing is to do.
-                pause = max(pause, self._expiry.first_end() - self._clock())
-            self._arm_in(loop, pause)
+                end = self._expiry.first_end()
+                self._arm_in(loop, max(_SWEEP_PAUSE, end - self._clock()), end)
+            else:
+                self._arm_in(loop, _SWEEP_PAUSE, _AT_ONCE)
         self._fast = self._data
 
     def _age_out(self, key: Hashable, now: float) -> None:
@@ -934,24 +944,29 @@ class AsyncCache:
             self._evicted_for_age += 1
             self._remove(key)
 
-    def _arm_in(self, loop: asyncio.AbstractEventLoop, pause: float) -> None:
+    def _arm_in(self, loop: asyncio.AbstractEventLoop, pause: float, end: float) -> None:
         # The timer knows the cache weakly, and is cancelled with it.
         handles: list[asyncio.TimerHandle] = []
         reference: weakref.ref[AsyncCache] = weakref.ref(self, lambda _: handles[0].cancel())
         handles.append(loop.call_later(pause, _sweep, reference))
-        self._sweeper = (loop, handles[0])
+        self._sweeper = (loop, handles[0], end)
 
     def _sweep(self) -> None:
         with self._lock:
             now = self._clock()
             # First, so that after a key that raises in __hash__ the next write arms another.
-            self._sweeper = None
+            self._disarm()
             for key in list(self._expiry.take_due(now, _SWEEP_MOST)):
                 self._age_out(key, now)
             if self._expiry and now >= self._expiry.first_end():
-                self._arm_in(asyncio.get_running_loop(), 0.0)
+                self._arm_in(asyncio.get_running_loop(), 0.0, _AT_ONCE)
             else:
                 self._arm()
+
+    def _disarm(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper[1].cancel()
+            self._sweeper = None
 
     # -- changing
 
@@ -1018,9 +1033,7 @@ class AsyncCache:
             self._tagged.clear()
             self._retry_at.clear()
             self._expiry.clear()
-            if self._sweeper is not None:
-                self._sweeper[1].cancel()
-                self._sweeper = None
+            self._disarm()
             self._forget_counts()
         return _DONE
 

@@ -7,6 +7,7 @@ import gc
 import inspect
 import random
 import time
+import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
@@ -785,6 +786,70 @@ def test_t4_many_entries_that_expire_together_are_all_freed():
         assert 0 == len(cache)
 
     virtual(main)
+
+
+def test_t4_a_sweep_frees_so_many_entries_and_lets_others_run():
+    """Where very many end at once, the loop turns between a thousand and the next thousand."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        cache = AsyncCache(maxsize=None, clock=clock)
+        for key in range(3_500):
+            cache.set(key, key, ttl=3)
+        clock.advance(3)
+        # The sweep comes after a second.
+        await asyncio.sleep(1)
+        sizes = {3_500}
+        for _ in range(10):
+            sizes.add(len(cache))
+            await asyncio.sleep(0)
+        assert {3_500, 2_500, 1_500, 500, 0} == sizes
+
+    virtual(main)
+
+
+def default_clock(monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractEventLoop) -> Any:
+    """Let the cache take the virtual time for the clock that it has by default."""
+    clock = loop.time
+    monkeypatch.setattr("dataloader_cache._cache.time", types.SimpleNamespace(monotonic=clock))
+    return clock
+
+
+def test_t4_the_default_clock_lets_the_sweep_sleep(monkeypatch: pytest.MonkeyPatch):
+    """A clock that can't jump says when the first entry ends: nobody is woken before that."""
+
+    async def main(loop: WatchedLoop) -> None:
+        cache = AsyncCache(clock=default_clock(monkeypatch, loop))
+        cache.set("a", 1, ttl=1_000)
+        assert [1_000.0] == [timer.when() for timer in loop.timers()]
+        await asyncio.sleep(1_001)
+        assert 0 == len(cache)
+        assert [] == loop.timers()
+
+    run_watched(main)
+
+
+@pytest.mark.parametrize("where", ["on its loop", "on another thread"])
+def test_t4_a_short_life_is_not_kept_by_a_long_one(monkeypatch: pytest.MonkeyPatch, where: str):
+    """An entry that ends before the one that the sweep sleeps for is freed in its own time."""
+
+    async def main(loop: WatchedLoop) -> None:
+        cache = AsyncCache(clock=default_clock(monkeypatch, loop))
+        cache.set("long", 1, ttl=1_000)
+        await asyncio.sleep(0.5)
+        if where == "on its loop":
+            cache.set("short", 1, ttl=10)
+            cache.set("shorter", 1, ttl=2)
+        else:
+            await asyncio.to_thread(cache.set, "short", 1, ttl=10)
+            await asyncio.to_thread(cache.set, "shorter", 1, ttl=2)
+        await asyncio.sleep(3)
+        assert 2 == len(cache)
+        await asyncio.sleep(9)
+        assert 1 == len(cache)
+        assert [1_000.0] == [timer.when() for timer in loop.timers()]
+
+    run_watched(main)
 
 
 def test_t4_the_sweep_leaves_what_is_alive():
