@@ -1097,6 +1097,9 @@ class AsyncCache:
         self._refuse_missing("batch_loader", batch_loader)
         for key in wanted:
             self._check_call(key, None, batch_loader, ttl, tags)
+        if not callable(tags):
+            # Each key takes them all, also out of an iterator.
+            tags = tuple(tags)
         values = await self._gather(wanted, batch_loader, ttl, tags)
         if not return_exceptions:
             for value in values.values():

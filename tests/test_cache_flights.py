@@ -1245,6 +1245,48 @@ async def test_f5_a_tag_that_is_computed_from_the_value_decides_for_each_key():
     assert [None, "y", None] == [cache.peek(key) for key in (1, 2, 3)]
 
 
+async def test_f5_a_tag_of_the_value_that_is_there_overtakes_a_load_without_it():
+    """The key is invalidated then, whatever tags its new value would have."""
+    cache = AsyncCache()
+    gate = Gate()
+    cache.set("a", "old", tags=["t"])
+    refreshing = asyncio.ensure_future(cache.refresh("a", gate.load))
+    await gate.running()
+
+    cache.invalidate_tag("t")
+    gate.answers[0].set_result("new")
+
+    assert ["new"] == await outcomes(refreshing)
+    assert "a" not in cache
+
+
+@pytest.mark.parametrize("invalidated", ["t", "u"])
+async def test_f5_tags_may_come_from_an_iterator(invalidated: str):
+    """They are read once, when the load starts, and hold while it is in flight and after it."""
+    cache = AsyncCache()
+    gate = Gate()
+    asking = asyncio.ensure_future(cache.get("a", gate.load, tags=iter(["t", "u"])))
+    await gate.running()
+    cache.invalidate_tag("other")
+    gate.answers[0].set_result("value")
+    assert ["value"] == await outcomes(asking)
+
+    assert "a" in cache
+    cache.invalidate_tag(invalidated)
+    assert "a" not in cache
+
+
+async def test_f5_every_key_of_get_many_has_the_tags_of_an_iterator():
+    """The first key does not take them from the others."""
+    cache = AsyncCache()
+    await cache.get_many([1, 2, 3], Counted().many, tags=iter(["t"]))
+    assert 3 == len(cache)
+
+    cache.invalidate_tag("t")
+
+    assert 0 == len(cache)
+
+
 async def test_f5_another_tag_is_no_hindrance():
     """Invalidating a tag that a load does not have leaves it to be stored."""
     cache = AsyncCache()
