@@ -286,6 +286,8 @@ class _Load:
                 awaitable = self.function()
                 check_awaitable(awaitable, "loader", owner)
                 values = [await awaitable]
+            self._cache._load_times.add(self._local.loop.time() - began)
+            self._settle(values)
         except asyncio.CancelledError as error:
             self._fail(as_error(error, owner))
             raise
@@ -300,9 +302,6 @@ class _Load:
                 self._fail(LoadCancelledError(f"{kind} ended a load of {owner}"))
                 raise
             self._fail(error)
-        else:
-            self._cache._load_times.add(self._local.loop.time() - began)
-            self._settle(values)
         finally:
             self.node.has_ended = True
             # A cancelled task keeps its error, and with that this frame: no circle here.
@@ -362,13 +361,12 @@ class _Load:
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._local.pump.tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        # Nothing is left to settle but where a task was cancelled before its first step, which
-        # runs none of its body, or where a key raised while results were put in order.
-        if error is None:
+        if task.cancelled():
+            # Maybe before its first step, so that none of its body ran.
             self.abandon()
         else:
-            self._fail(error)
+            # Taken, since an interrupt is no report of asyncio's: it reaches who runs the loop.
+            task.exception()
 
 
 class AsyncCache:

@@ -961,6 +961,38 @@ async def test_f4_a_cancelled_error_in_a_keys_place_is_a_load_cancelled_error():
     assert isinstance(found[1], LoadCancelledError)
 
 
+async def test_f4_a_load_that_is_cancelled_before_its_first_step_is_a_load_cancelled_error():
+    """None of its body runs, and its callers are settled all the same."""
+    cache = AsyncCache()
+    counted = Counted()
+    before = asyncio.all_tasks()
+    asking = asyncio.ensure_future(cache.get("a", counted.load))
+    while not (loads := asyncio.all_tasks() - before - {asking}):
+        await ticks(1)
+    for load in loads:
+        load.cancel()
+
+    assert [LoadCancelledError] == await kinds(asking)
+    assert 0 == counted.count
+
+
+class Interrupted(BaseException):
+    """What a function of a call may raise, and `except Exception` does not catch."""
+
+
+@pytest.mark.parametrize("argument", ["ttl", "tags"])
+async def test_f4_a_base_exception_of_a_function_of_the_call_reaches_its_caller(argument: str):
+    """It is treated as one of the loader's own."""
+    cache = AsyncCache()
+
+    def interrupt(key: Any, value: Any) -> Any:
+        raise Interrupted
+
+    get: Any = cache.get
+    assert [Interrupted] == await kinds(get("a", Counted().load, **{argument: interrupt}))
+    assert 0 == len(cache)
+
+
 async def test_f4_an_error_of_one_key_is_not_anothers():
     """Flights of different keys fail apart."""
     cache = AsyncCache()
