@@ -98,7 +98,6 @@ class _Flight:
 
     __slots__ = (
         "has_soft_timer",
-        "is_background",
         "is_done",
         "is_forced",
         "is_soft",
@@ -123,8 +122,6 @@ class _Flight:
         self.is_done = False
         # A refresh that was asked for: its failure is not covered up by an old value.
         self.is_forced = False
-        # A refresh that nobody waits for.
-        self.is_background = False
         # It took longer than soft_timeout: who comes now gets the old value at once.
         self.is_soft = False
         self.has_soft_timer = False
@@ -194,7 +191,7 @@ class _Load:
         self.has_slot = False
         # A running load needs it, so it must not queue behind that load.
         self.passes = enclosing() is not None
-        self.limit: int | None = None
+        self.limit: int | None
         self.context = cache._context
         self.is_over = False
         self.was_reported = False
@@ -310,7 +307,7 @@ class _Load:
 
     def _settle(self, values: Sequence[Any]) -> None:
         # In the order of the keys that were asked for, and without looking one up.
-        for flight, value in zip(list(self.flights.values()), values):
+        for flight, value in zip(self.flights.values(), values):
             if is_error(value):
                 self._cache._crash(self._local, flight, as_error(value, self._cache._owner))
             else:
@@ -327,8 +324,6 @@ class _Load:
             return
         self.is_over = True
         self.node.is_settled = True
-        if self._handle is not None:
-            self._handle.cancel()
         local = self._local
         local.pump.live.discard(self)
         if self.has_slot:
@@ -677,8 +672,7 @@ class AsyncCache:
             running = local.flights.get(key)
             if running is None or running.is_done:
                 self._refreshes += 1
-                flight = self._start(local, key, function, batch_loader, ttl, tags)
-                flight.is_background = True
+                self._start(local, key, function, batch_loader, ttl, tags)
         self._hits += 1
 
     def _start(
@@ -723,7 +717,6 @@ class AsyncCache:
             batch.wait(self._batch_window)
         flight.load = batch
         batch.flights[flight.key] = flight
-        batch.passes = batch.passes or enclosing() is not None
         if batch.limit is not None and len(batch.flights) >= batch.limit:
             batch.send()
 
@@ -760,8 +753,8 @@ class AsyncCache:
         except Exception as error:
             # Also of a key that raises in __hash__ or __eq__: the others of its batch go on.
             self._crash(local, flight, error)
-            return
-        self._settle(flight, value)
+        else:
+            self._settle(flight, value)
 
     def _crash(self, local: _Local, flight: _Flight, error: BaseException) -> None:
         """Hand out the error of a flight, or the stale value that may stand in for it."""

@@ -108,8 +108,6 @@ def _freeze_object(value: Any, kind: type, inside: tuple[int, ...]) -> Hashable:
         names = [item.name for item in dataclasses.fields(value) if item.compare]
         return (_OBJECT, kind, *(freeze(getattr(value, name), inside) for name in names))
     if _OBJECT_EQ is not kind.__eq__:
-        if kind.__hash__ is None:
-            return _freeze_container(value, kind, inside)
         try:
             hash(value)
         except TypeError:
@@ -241,9 +239,7 @@ class KeyMaker:
         for name, value in bound.arguments.items():
             kind = self._signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
-                rest = value[left:]
-                left = max(0, left - len(value))
-                parts.append(tuple(self._freeze(name, item) for item in rest))
+                parts.append(tuple(self._freeze(name, item) for item in value[left:]))
             elif kind is inspect.Parameter.VAR_KEYWORD:
                 parts.append(frozenset((k, self._freeze(k, v)) for k, v in value.items()))
             elif left and kind is not inspect.Parameter.KEYWORD_ONLY:

@@ -197,9 +197,8 @@ class S3FifoStore:
 
     def _evict(self, maxsize: int) -> _QueuedEntry:
         while True:
-            if self._live_small and (
-                self._live_small * _SMALL_SHARE >= maxsize or not self._live_main
-            ):
+            # Where the main queue is empty, the small one has all there is.
+            if self._live_small * _SMALL_SHARE >= maxsize:
                 entry = self._next(self._small)
                 self._live_small -= 1
                 if entry.uses > 1:
@@ -218,7 +217,6 @@ class S3FifoStore:
                     entry.uses = min(entry.uses, _MOST_USES) - 1
                     self._enqueue(entry)
                     continue
-            entry.is_live = False
             del self.data[entry.key]
             return entry
 
