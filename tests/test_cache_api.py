@@ -637,6 +637,51 @@ async def test_get_many_waits_for_the_others_when_a_joined_flight_fails():
         await within(single)
 
 
+async def test_refresh_joins_no_load_that_began_before_it():
+    """A load that a miss started may read what was there before the caller's change."""
+    cache = AsyncCache()
+    gate = asyncio.Event()
+
+    async def slow() -> Any:
+        await gate.wait()
+        return "old"
+
+    missing = asyncio.ensure_future(cache.get("a", slow))
+    await ticks(3)
+    assert "value" == await within(cache.refresh("a", Source().load))
+    gate.set()
+
+    assert "old" == await within(missing)
+    assert "value" == cache.peek("a")
+    assert (2, 0) == (cache.stats.loads, cache.stats.joins)
+
+
+async def test_joining_a_refresh_is_counted():
+    """Who joins a refresh that runs is a join, and no refresh of its own."""
+    cache = AsyncCache()
+    source = Source()
+    cache.set("a", "there")
+
+    await within(asyncio.gather(*(cache.refresh("a", source.load) for _ in range(3))))
+
+    assert (1, 2, 1) == (cache.stats.refreshes, cache.stats.joins, cache.stats.loads)
+
+
+async def test_options_that_may_be_zero():
+    """Zero is a time like others where it has a meaning: none at all, or at once."""
+    cache = AsyncCache(
+        default_ttl=0,
+        batch_window=0,
+        ttl_jitter=0,
+        negative_ttl=0,
+        stale_ttl=0,
+        retry_after=0,
+        soft_timeout=0,
+        batch_window_ms=0,
+    )
+    assert 0 == len(cache)
+
+
 async def test_get_many_counts_each_key():
     """Every distinct key of a `get_many` is a hit or a miss."""
     # reading: a key that is given twice is one key.
@@ -1233,6 +1278,9 @@ async def test_an_unhashable_key_is_an_error(key: Any):
         lambda: cache.get_many([1, key], source.many),
         lambda: cache.set(key, 1),
         lambda: cache.delete(key),
+        lambda: cache.expire(key),
+        lambda: cache.peek(key),
+        lambda: key in cache,
         lambda: cache.refresh(key, source.load),
     ):
         with pytest.raises(TypeError) as caught:

@@ -516,6 +516,29 @@ async def test_a_key_that_raises_when_it_is_hashed_hangs_nobody(way: str, fails:
         assert "moody" == cache.peek(key)
 
 
+async def test_a_key_that_raised_when_its_refresh_failed_is_refreshed_again():
+    """The flight that could not be taken out for it is over, and in nobody's way."""
+    clock, key = ManualClock(), Moody()
+    cache = AsyncCache(default_ttl=10, refresh_ahead=0.5, clock=clock)
+    cache.set(key, "old")
+    clock.advance(6)
+
+    async def fail() -> Any:
+        key.patience = 0
+        raise ValueError
+
+    async def load() -> str:
+        return "new"
+
+    assert "old" == await cache.get(key, fail)
+    await ticks(3)
+    assert key.patience < 0
+    key.patience = 10**6
+    assert "old" == await cache.get(key, load)
+    await ticks(3)
+    assert "new" == cache.peek(key)
+
+
 def test_a_key_that_raises_when_its_time_is_over_does_not_end_the_sweep():
     """The next value with a TTL is freed in time all the same."""
 

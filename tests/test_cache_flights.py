@@ -7,6 +7,7 @@ import contextvars
 import gc
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -481,6 +482,39 @@ async def test_f2_unlike_peers_a_failed_batch_with_one_result_awaited_makes_at_m
     assert len(await reports.collected()) <= 1
 
 
+@pytest.mark.parametrize("way", ["loader", "batch_loader"])
+async def test_f2_a_failure_that_nobody_waits_for_any_more_is_reported_once(way: str):
+    """Whoever asked has gone, so the loop's exception handler is who is told."""
+    reports = Reports()
+    cache = AsyncCache()
+    if way == "loader":
+        tasks = [asyncio.ensure_future(cache.get("a", fail)) for _ in range(3)]
+    else:
+        tasks = [asyncio.ensure_future(cache.get(key, batch_loader=fail_many)) for key in range(3)]
+    await ticks(3)
+    for task in tasks:
+        task.cancel()
+    await until(lambda: cache.stats.load_errors)
+
+    (report,) = await reports.collected()
+    assert "a load of cache 'AsyncCache' failed when all its callers had gone" in report
+
+
+async def test_f2_a_load_that_was_cancelled_after_its_callers_had_gone_is_not_reported():
+    """Ending a load that nobody waits for is nobody's mistake."""
+    reports = Reports()
+    cache = AsyncCache()
+    gate = Gate()
+    task = asyncio.ensure_future(cache.get("a", gate.load))
+    await gate.running()
+    task.cancel()
+    await ticks(2)
+
+    await cache.aclose()
+
+    assert [] == await reports.collected()
+
+
 async def test_f2_a_failure_that_its_callers_take_is_not_reported():
     """A failing load whose callers all take its error makes no report."""
     reports = Reports()
@@ -596,6 +630,78 @@ def test_f3_the_time_of_a_batch_includes_its_window():
         cache = AsyncCache(load_timeout=3, batch_window=2)
         assert [LoadTimeoutError] == await kinds(cache.get(1, batch_loader=Gate().many))
         assert 3.0 == pytest.approx(loop.time())
+
+    virtual(main)
+
+
+def test_f3_a_batch_whose_time_is_over_in_its_window_takes_no_more_keys():
+    """Later calls of its function make a batch of their own, and are answered."""
+
+    async def main() -> None:
+        cache = AsyncCache(load_timeout=1, batch_window=2)
+        counted = Counted()
+        assert [LoadTimeoutError] == await kinds(cache.get(1, batch_loader=counted.many))
+        assert {2: 20} == await cache.get_many([2], counted.many)
+        assert [[2]] == counted.plan
+
+    virtual(main)
+
+
+def test_f3_one_key_of_a_batch_is_over_time_alone():
+    """Each key has the time from its own miss, and the batch goes on for who has some left."""
+
+    async def main() -> None:
+        cache = AsyncCache(load_timeout=3, batch_window=2)
+
+        async def many(keys: list[int]) -> list[int]:
+            await asyncio.sleep(2)
+            return [key * 10 for key in keys]
+
+        first = asyncio.ensure_future(cache.get(1, batch_loader=many))
+        await asyncio.sleep(1.5)
+        assert 20 == await cache.get(2, batch_loader=many)
+        assert [LoadTimeoutError] == await kinds(first)
+
+    virtual(main)
+
+
+def test_f3_a_stubborn_load_is_held_until_it_ends():
+    """A task that goes on after its load was given up is not collected in the middle."""
+
+    async def main() -> None:
+        reports = Reports()
+        cache = AsyncCache(load_timeout=1)
+
+        async def load() -> Any:
+            # Nothing but the task holds what it waits for.
+            with suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+            await asyncio.get_running_loop().create_future()
+
+        assert [LoadTimeoutError] == await kinds(cache.get("a", load))
+        await ticks(3)
+        assert [] == await reports.collected()
+
+    virtual(main)
+
+
+def test_f3_a_stubborn_loads_late_result_is_not_looked_at():
+    """What will not be stored has no TTL to work out."""
+
+    async def main() -> None:
+        cache = AsyncCache(load_timeout=1)
+        stubborn = Stubborn()
+        asked: list[Any] = []
+
+        def ttl(key: Any, value: Any) -> float:
+            asked.append(value)
+            return 10.0
+
+        assert [LoadTimeoutError] == await kinds(cache.get("a", stubborn.load, ttl=ttl))
+        stubborn.release.set()
+        await ticks(5)
+        assert 1 == stubborn.ended
+        assert [] == asked
 
     virtual(main)
 
@@ -1003,7 +1109,7 @@ async def test_f4_an_error_of_one_key_is_not_anothers():
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("way", ["loader", "batch_loader"])
+@pytest.mark.parametrize("way", ["loader", "batch_loader", "ttl"])
 def test_f4_an_interrupt_settles_the_callers_and_propagates(way: str, kind: type[BaseException]):
     """`KeyboardInterrupt` and `SystemExit` end the loop; nobody is left waiting."""
     # reading: what R4 says of a batch function of a loader holds here, too.
@@ -1018,10 +1124,20 @@ def test_f4_an_interrupt_settles_the_callers_and_propagates(way: str, kind: type
     async def many(keys: list[Any]) -> Any:
         return await load()
 
+    def ttl(key: Any, value: Any) -> float:
+        raise kind("stop")
+
+    def get() -> Any:
+        match way:
+            case "loader":
+                return cache.get("a", load)
+            case "batch_loader":
+                return cache.get("a", batch_loader=many)
+            case _:
+                return cache.get("a", Counted().load, ttl=ttl)
+
     async def main() -> None:
-        for _ in range(2):
-            get = cache.get("a", load) if way == "loader" else cache.get("a", batch_loader=many)
-            tasks.append(asyncio.ensure_future(get))
+        tasks.extend(asyncio.ensure_future(get()) for _ in range(2))
         await asyncio.sleep(GUARD)
 
     async def settled() -> list[Any]:
@@ -1196,6 +1312,24 @@ async def test_f5_a_set_is_not_undone_by_a_batch_that_had_not_left():
     assert found[0] in ("newest", 10)
     assert 20 == found[1]
     assert ["newest", 20] == [cache.peek(1), cache.peek(2)]
+
+
+async def test_f5_a_key_that_was_invalidated_in_the_window_of_its_batch_is_asked_for_again():
+    """Who asked before has the older value, and who asks then has one that was loaded since."""
+    cache = AsyncCache()
+    gate = Gate()
+    first = asyncio.ensure_future(cache.get(1, batch_loader=gate.many))
+    await ticks(2)
+    cache.delete(1)
+    second = asyncio.ensure_future(cache.get(1, batch_loader=gate.many))
+    await gate.running(2)
+    assert [[1], [1]] == gate.plan
+    gate.answers[1].set_result(["newer"])
+    assert ["newer"] == await outcomes(second)
+    gate.answers[0].set_result(["older"])
+
+    assert ["older"] == await outcomes(first)
+    assert "newer" == cache.peek(1)
 
 
 async def test_f5_one_key_of_a_batch_is_invalidated_alone():
@@ -2006,6 +2140,27 @@ def test_f8_a_late_loop_does_not_split_a_batch_window(gap: int):
         loop.close()
 
 
+def test_f8_a_batch_leaves_four_quiet_ticks_after_its_window():
+    """Nobody waits longer than that for siblings which don't come."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        cache = AsyncCache(batch_window=1)
+        counted = Counted()
+        asking = asyncio.ensure_future(cache.get(1, batch_loader=counted.many))
+        await ticks(1)
+        await asyncio.sleep(1)
+        count = 0
+        while not counted.plan:
+            await asyncio.sleep(0)
+            count += 1
+        # The window was over a tick before this woke up, and the batch's task needs one to begin.
+        assert (1.0, 4) == (loop.time(), count)
+        assert 10 == await asking
+
+    virtual(main)
+
+
 def test_f8_a_full_batch_leaves_at_once():
     """`max_batch_size` distinct keys don't wait for the window."""
 
@@ -2401,6 +2556,48 @@ async def test_f9_a_nested_load_that_waits_for_one_queued_behind_the_limit(way: 
     found = await outcomes(first, outsider)
     assert 10 == found[0]
     assert found[1] in (10, {1: 10})
+
+
+async def test_f9_an_outsider_that_joins_a_nested_batch_does_not_queue_it():
+    """The load that holds the only slot waits for that batch."""
+    cache = AsyncCache(max_concurrent_loads=1)
+    counted = Counted()
+
+    async def load() -> Any:
+        return await cache.get(1, batch_loader=counted.many)
+
+    nested = asyncio.ensure_future(cache.get("a", load))
+    await ticks(5)
+    outsider = asyncio.ensure_future(cache.get(2, batch_loader=counted.many))
+
+    assert [10, 20] == await outcomes(nested, outsider)
+    assert [[1, 2]] == counted.plan
+
+
+async def test_f9_a_load_that_passes_the_queue_runs_once():
+    """It has left the queue, so the next slot that is free is not for it."""
+    cache = AsyncCache(max_concurrent_loads=2)
+    gates = [Gate(), Gate(), Gate()]
+
+    async def load() -> Any:
+        answer = await gates[0].load()
+        return answer, await cache.get("b", gates[2].load)
+
+    tasks = [asyncio.ensure_future(cache.get("a", load))]
+    tasks += [asyncio.ensure_future(cache.get("c", gates[1].load))]
+    await gates[1].running()
+    tasks += [asyncio.ensure_future(cache.get("b", gates[2].load))]
+    await ticks(3)
+    assert [] == gates[2].answers
+    gates[0].answers[0].set_result("first")
+    await gates[2].running()
+    gates[1].answers[0].set_result("other")
+    await ticks(5)
+    assert 1 == len(gates[2].answers)
+    gates[2].answers[0].set_result("passed")
+
+    assert [("first", "passed"), "other", "passed"] == await outcomes(*tasks)
+    assert 2 == await most_at_once(cache, [1, 2, 3])
 
 
 async def test_f9_a_chain_of_queued_loads_passes():

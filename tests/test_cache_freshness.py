@@ -173,6 +173,20 @@ async def test_s1_a_load_that_fails_after_the_stale_time_is_an_error():
         await within(cache.get("a", load))
 
 
+async def test_s1_a_load_that_fails_as_the_stale_time_ends_is_an_error():
+    """At that very moment it is over."""
+    clock = ManualClock()
+    cache = stale_cache(clock)
+    clock.advance(15)
+
+    async def fail() -> Any:
+        clock.advance(5)
+        raise Broken("down")
+
+    with pytest.raises(Broken):
+        await within(cache.get("a", fail))
+
+
 async def test_s1_without_stale_ttl_a_failure_is_an_error():
     """By default nothing is served after its expiry."""
     clock = ManualClock()
@@ -386,6 +400,108 @@ def test_s1_each_caller_has_its_own_soft_timeout():
         assert "old" == await cache.get("a", source.load)
         assert loop.time() <= 13.1
         assert 1 == source.count
+
+    virtual(main)
+
+
+def test_s1_who_joins_before_soft_timeout_is_served_with_the_others():
+    """A load in time would have a newer value for all of them."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        cache = stale_cache(loop.time, soft_timeout=1)
+        source = Source()
+        source.seconds = 4
+        await asyncio.sleep(11)
+        first = asyncio.ensure_future(cache.get("a", source.load))
+        await asyncio.sleep(0.5)
+        assert "old" == await cache.get("a", source.load)
+        assert 12.0 == pytest.approx(loop.time())
+        assert "old" == await first
+
+    virtual(main)
+
+
+def test_s1_who_joins_a_slow_load_past_stale_ttl_waits_for_it():
+    """That others were served a stale value before does not make it live longer."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        cache = stale_cache(loop.time, soft_timeout=1)
+        source = Source()
+        source.seconds = 4
+        await asyncio.sleep(18)
+        assert "old" == await cache.get("a", source.load)
+        await asyncio.sleep(1.5)
+        assert "new" == await cache.get("a", source.load)
+        assert 22.0 == pytest.approx(loop.time())
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("how", ["too old", "deleted"])
+def test_s1_soft_timeout_serves_nothing_that_is_not_there_any_more(how: str):
+    """What ended, or was deleted, while its callers waited is not served, and they wait on."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        reports: list[Any] = []
+        loop.set_exception_handler(lambda _, context: reports.append(context))
+        clock = ManualClock()
+        cache = stale_cache(clock, soft_timeout=0.1)
+        source = Source()
+        source.seconds = 2
+        clock.advance(19.5)
+        asking = asyncio.ensure_future(cache.get("a", source.load))
+        await ticks(2)
+        if how == "deleted":
+            cache.delete("a")
+        else:
+            clock.advance(0.5)
+        assert "new" == await asking
+        assert 2.0 == pytest.approx(loop.time())
+        assert 0 == cache.stats.stale_hits
+        assert [] == reports
+
+    virtual(main)
+
+
+def test_s1_every_stale_value_that_is_served_is_counted():
+    """After `soft_timeout`, beside a load that exceeded it, after a failure, and after that."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        cache = stale_cache(loop.time, soft_timeout=1, retry_after=2)
+        source = Source()
+        source.seconds = 3
+        source.error = Broken("down")
+        counts: list[int] = []
+        await asyncio.sleep(11)
+        # The load fails at 14, and the next may start at 16.
+        for seconds in (0, 3, 0.5):
+            await asyncio.sleep(seconds)
+            assert "old" == await cache.get("a", source.load)
+            counts.append(cache.stats.stale_hits)
+            if not seconds:
+                assert "old" == await cache.get("a", source.load)
+                counts.append(cache.stats.stale_hits)
+        assert [1, 2, 3, 4] == counts
+        assert 1 == source.count
+
+    virtual(main)
+
+
+def test_s1_a_value_is_stale_from_the_moment_it_expires():
+    """At that very moment it is not fresh any more, also where `soft_timeout` serves it."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        cache = stale_cache(clock, soft_timeout=1)
+        source = Source()
+        source.seconds = 3
+        clock.advance(10)
+        assert "old" == await cache.get("a", source.load)
+        assert (0, 1, 1) == (cache.stats.hits, cache.stats.misses, cache.stats.stale_hits)
 
     virtual(main)
 
@@ -689,7 +805,7 @@ async def test_s2_peek_and_in_refresh_nothing():
     assert 0 == cache.stats.refreshes
 
 
-async def test_s2_a_failed_refresh_leaves_the_value_and_makes_at_most_one_report():
+async def test_s2_a_failed_refresh_leaves_the_value_and_makes_no_report():
     """A background refresh that fails takes nothing from anybody before the value expires."""
     clock = ManualClock()
     cache = fresh_cache(clock)
@@ -703,7 +819,8 @@ async def test_s2_a_failed_refresh_leaves_the_value_and_makes_at_most_one_report
         await until(lambda: source.count == 1)
         await ticks(10)
 
-    assert len(await collected_reports(do)) <= 1
+    # Nobody misses anything yet, and who does later gets an error of its own.
+    assert [] == await collected_reports(do)
     assert "old" == cache.peek("a")
     assert 1 == cache.stats.load_errors
 
@@ -986,6 +1103,23 @@ async def test_s4_expiring_again_prolongs_nothing():
     clock.advance(0.25)
     with pytest.raises(Broken):
         await within(cache.get("a", source.load))
+
+
+async def test_s4_expiring_ends_the_wait_for_the_next_load():
+    """Who expires a value wants a new one, though a refresh has failed a moment ago."""
+    clock = ManualClock()
+    cache = AsyncCache(default_ttl=10, stale_ttl=10, refresh_ahead=0.5, retry_after=60, clock=clock)
+    source = Source()
+    source.error = Broken("down")
+    cache.set("a", "old")
+    clock.advance(6)
+    await within(cache.get("a", source.load))
+    await until(lambda: cache.stats.load_errors)
+
+    cache.expire("a")
+    source.error = None
+
+    assert "new" == await within(cache.get("a", source.load))
 
 
 async def test_s4_without_stale_ttl_expire_removes():

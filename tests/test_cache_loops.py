@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dataloader_cache import AsyncCache
+from dataloader_cache import AsyncCache, DataLoader
 from dataloader_cache.errors import LoadCancelledError, LoaderClosedError
 from dataloader_cache.testing import ManualClock, run_virtual
 
@@ -607,6 +607,32 @@ async def test_l2_a_hit_does_not_suspend(eviction: str):
     assert [] == others
 
 
+async def test_l2_what_a_cache_returns_is_awaited_without_a_turn_of_the_loop():
+    """There is nothing to wait for in a cache without a tier."""
+    cache = AsyncCache()
+    others: list[int] = []
+    asyncio.get_running_loop().call_soon(others.append, 1)
+
+    await cache.set("a", 1)
+    await cache.delete("a")
+    await cache.clear()
+
+    assert [] == others
+
+
+def test_l2_hits_take_the_short_way_again_once_a_loop_sweeps():
+    """Only the first call on a loop sees to the sweep that could not be armed without one."""
+    cache = AsyncCache(default_ttl=60)
+    cache.set("a", 1)
+    assert {} == cache._fast
+
+    async def main() -> None:
+        assert 1 == await cache.get("a")
+        assert cache._fast is cache._data
+
+    asyncio.run(main())
+
+
 # L3: the end of a cache
 
 
@@ -699,6 +725,51 @@ def test_l3_a_cache_that_served_other_loops_is_collected():
     gc.collect()
 
     assert None is watched()
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+async def test_l3_the_loop_holds_no_load_that_has_ended(limit: int | None):
+    """However it was asked for, and whether there was anything to load or not."""
+    cache = AsyncCache(max_concurrent_loads=limit)
+    counted = Counted()
+    loader: DataLoader[Any, Any] = DataLoader(counted.many, result_cache=cache)
+
+    async def fail() -> Any:
+        raise ZeroDivisionError
+
+    await cache.get("a", counted.load)
+    await cache.get(1, batch_loader=counted.many)
+    await cache.get_many([2, 3], counted.many)
+    await cache.refresh("a", counted.load)
+    with pytest.raises(ZeroDivisionError):
+        await cache.get("b", fail)
+    # One batch that the cache has all values for, and one for which it has none.
+    await asyncio.gather(loader.load(1), loader.load(2))
+    await asyncio.gather(loader.load(8), loader.load(9))
+    await ticks(3)
+
+    local = cache._local()
+    assert (set(), set()) == (local.pump.live, local.pump.tasks)
+    assert ({}, {}, 0) == (local.flights, local.open, local.running)
+
+
+async def test_l3_a_load_does_not_hold_what_it_has_waited_for():
+    """One that gets many keys, one after the other, keeps alive a few of their values at most."""
+    cache = AsyncCache(maxsize=0)
+    watched: list[weakref.ref[Any]] = []
+
+    async def part() -> Any:
+        thing = Thing()
+        watched.append(weakref.ref(thing))
+        return thing
+
+    async def whole() -> int:
+        for number in range(200):
+            await cache.get(number, part)
+        gc.collect()
+        return sum(ref() is not None for ref in watched)
+
+    assert await cache.get("whole", whole) < 50
 
 
 async def test_l3_a_cache_starts_no_thread():
@@ -916,6 +987,27 @@ def test_aclose_waits_for_running_loads_as_long_as_it_is_told():
             await long
 
     run_virtual(main)
+
+
+def test_aclose_does_not_wait_if_it_is_not_told_to():
+    """By default what runs is cancelled at once."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        cache = AsyncCache()
+        task = asyncio.ensure_future(cache.get("a", lambda: asyncio.sleep(60)))
+        await ticks(5)
+        await cache.aclose()
+        assert 0.0 == loop.time()
+        with pytest.raises(LoadCancelledError):
+            await task
+
+    run_virtual(main)
+
+
+async def test_aclose_with_nothing_to_wait_for_does_not_wait():
+    """A cache without loads closes, however long it may take."""
+    await asyncio.wait_for(AsyncCache().aclose(wait=60), GUARD)
 
 
 def test_aclose_waits_no_longer_than_the_last_load():

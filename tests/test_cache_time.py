@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import random
+import threading
 import time
 import types
 import weakref
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from dataloader_cache import AsyncCache
+from dataloader_cache._expiry import ExpiryBuckets
+from dataloader_cache._store import S3FifoStore
 from dataloader_cache.errors import ConfigurationError, DataLoaderCacheError
 from dataloader_cache.testing import ManualClock, VirtualTimeLoop, run_virtual
 
@@ -30,8 +33,16 @@ async def within(awaitable: Any) -> Any:
 
 
 def virtual(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run `main` in virtual time, but not for ever."""
-    return run_virtual(lambda: asyncio.wait_for(main(), 100_000.0))
+    """Run `main` in virtual time, but not for ever; no callback may fail meanwhile."""
+
+    async def watched() -> Any:
+        reports: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+        result = await asyncio.wait_for(main(), 100_000.0)
+        assert [] == reports
+        return result
+
+    return run_virtual(watched)
 
 
 class Calls:
@@ -687,6 +698,45 @@ async def test_t3_keys_and_tags_that_are_gone_are_not_held(eviction: str):
     assert 0 == alive(keys)
 
 
+@pytest.mark.parametrize("maxsize", [1_000, None])
+@pytest.mark.parametrize("eviction", POLICIES)
+async def test_t3_keys_that_were_deleted_before_room_was_short_are_not_held(
+    eviction: str, maxsize: int | None
+):
+    """A cache that never evicts forgets what was deleted all the same."""
+    cache = AsyncCache(maxsize=maxsize, eviction=eviction)
+    watched: list[weakref.ref[Any]] = []
+    for _ in range(500):
+        key = Key()
+        watched.append(weakref.ref(key))
+        cache.set(key, 1)
+        cache.delete(key)
+    del key
+
+    assert alive(watched) < 40
+
+
+async def test_t3_keys_that_came_back_and_were_deleted_are_not_held():
+    """The same holds of keys that `s3fifo` had in its main queue, which none of these evicts."""
+    cache = AsyncCache(maxsize=10, eviction="s3fifo")
+    watched: list[weakref.ref[Any]] = []
+    for number in range(10):
+        cache.set(number, number)
+    for number in range(500):
+        key = Key()
+        watched.append(weakref.ref(key))
+        cache.set(key, 1)
+        for other in range(10):
+            cache.set((number, other), 1)
+        # It comes back, and its place is the main queue.
+        cache.set(key, 2)
+        cache.delete(key)
+        cache.set((number, "more"), 1)
+    del key
+
+    assert alive(watched) < 40
+
+
 async def test_t3_invalidations_and_failures_leave_nothing_behind():
     """Neither deleting absent keys nor failed loads of many keys make a cache grow."""
     cache = AsyncCache(stale_ttl=10, retry_after=1_000)
@@ -742,6 +792,93 @@ async def test_t3_what_was_invalidated_while_a_load_flew_is_not_held_after_it():
         await asyncio.sleep(0)
 
     assert alive(watched) <= 1
+
+
+class Puts:
+    """An `S3FifoStore` of ten, and the keys that had to go from it."""
+
+    def __init__(self) -> None:
+        self.store = S3FifoStore(10)
+        self.gone: list[Any] = []
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.store.clear()
+        self.gone.clear()
+
+    def put(self, *keys: Any) -> None:
+        for key in keys:
+            self.gone += [evicted for evicted, _ in self.store.put(key, key, 0.0, 0.0, ())]
+
+    def use(self, *keys: Any, times: int) -> None:
+        for key in keys:
+            self.store.data[key].uses += times
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 3, 4, 100])
+def test_t5_s3fifo_keeps_an_entry_for_three_rounds_of_its_queue_at_most(times: int):
+    """Each use is a round in the main queue; more than three count as three."""
+    puts = Puts()
+    # What was in its queues before counts for nothing.
+    puts.put(*range(20), 10, 15)
+    puts.clear()
+    puts.put(*range(10))
+    puts.use(*range(10), times=2)
+    puts.put(10)
+    # They all moved to the main queue and left their uses behind: the first had to go.
+    assert [0] == puts.gone
+
+    puts.use(1, times=times)
+    for key in range(10, 60):
+        # What is new moves to the end of the main queue, so that its first has to go.
+        puts.use(key, times=2)
+        puts.put(key + 1)
+
+    assert 1 + 9 * min(times, 3) == puts.gone.index(1)
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_t5_s3fifo_moves_what_was_used_twice_to_its_main_queue(times: int):
+    """One use in the small queue is not enough to stay."""
+    puts = Puts()
+    puts.put(*range(10))
+    puts.use(0, times=times)
+
+    puts.put(10)
+
+    assert [0 if times < 2 else 1] == puts.gone
+
+
+@pytest.mark.parametrize(("key", "is_known"), [(1, False), (2, True), (9, True)])
+def test_t5_s3fifo_remembers_as_many_keys_as_its_main_queue_has_room_for(key: int, is_known: bool):
+    """Of the keys that went unused it knows the last nine again, each of them once."""
+    puts = Puts()
+    puts.put(*range(20))
+    assert list(range(10)) == puts.gone
+
+    # The tenth is the one that makes room for it now.
+    puts.put(key)
+    assert is_known == puts.store.data[key].is_main
+    puts.store.remove(key)
+    puts.put(key)
+
+    assert not puts.store.data[key].is_main
+
+
+@pytest.mark.parametrize("eviction", POLICIES)
+async def test_t5_a_late_hit_is_a_use(eviction: str):
+    """A hit in the part of a life in which refreshes start counts as every hit does."""
+    clock = ManualClock()
+    cache = AsyncCache(maxsize=2, default_ttl=10, refresh_ahead=0.5, eviction=eviction, clock=clock)
+    cache.set("a", 1)
+    cache.set("b", 1)
+    clock.advance(6)
+    for _ in range(2):
+        await cache.get("a")
+
+    cache.set("c", 1)
+
+    assert ["a", "c"] == there(cache, "a", "b", "c")
 
 
 # T4: expired entries are freed
@@ -837,12 +974,18 @@ def test_t4_a_short_life_is_not_kept_by_a_long_one(monkeypatch: pytest.MonkeyPat
         cache = AsyncCache(clock=default_clock(monkeypatch, loop))
         cache.set("long", 1, ttl=1_000)
         await asyncio.sleep(0.5)
-        if where == "on its loop":
+
+        def add() -> None:
             cache.set("short", 1, ttl=10)
             cache.set("shorter", 1, ttl=2)
+
+        if where == "on its loop":
+            add()
         else:
-            await asyncio.to_thread(cache.set, "short", 1, ttl=10)
-            await asyncio.to_thread(cache.set, "shorter", 1, ttl=2)
+            # Not awaited, since virtual time would pass meanwhile.
+            thread = threading.Thread(target=add)
+            thread.start()
+            thread.join()
         await asyncio.sleep(3)
         assert 2 == len(cache)
         await asyncio.sleep(9)
@@ -1037,6 +1180,123 @@ def test_t4_a_stale_fallback_is_freed_at_the_end_of_its_stale_time():
         assert watched() is None
 
     virtual(main)
+
+
+def test_t4_an_expired_fallback_that_had_no_ttl_is_freed():
+    """`expire` gives what would have lived for ever an end, and that needs a sweep."""
+
+    async def main() -> None:
+        cache = AsyncCache(stale_ttl=20, clock=asyncio.get_running_loop().time)
+        cache.set("a", 1)
+        cache.expire("a")
+        await asyncio.sleep(19)
+        assert 1 == len(cache)
+        await asyncio.sleep(4)
+        assert 0 == len(cache)
+
+    virtual(main)
+
+
+class Twin:
+    """A key that is equal to all of its kind, and can be watched."""
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Twin)
+
+
+def test_t4_tidying_forgets_no_end():
+    """What lives on is freed in its time, also where the ends of others were tidied away."""
+
+    async def main() -> None:
+        cache = AsyncCache(stale_ttl=5, clock=asyncio.get_running_loop().time)
+        cache.set("for ever", 1)
+        for key in range(10):
+            cache.set(key, key, ttl=20)
+        for _ in range(500):
+            cache.set("again", 1, ttl=10)
+        await asyncio.sleep(14)
+        assert 12 == len(cache)
+        await asyncio.sleep(3)
+        assert 11 == len(cache)
+        await asyncio.sleep(7)
+        assert 11 == len(cache)
+        await asyncio.sleep(3)
+        assert ["for ever"] == list(cache._data)
+
+    virtual(main)
+
+
+async def test_t4_setting_a_key_again_and_again_leaves_little_behind():
+    """The ends that a key no longer has are tidied away, and the keys in them."""
+    cache = AsyncCache(default_ttl=1_000, clock=ManualClock())
+    watched: list[weakref.ref[Any]] = []
+    for _ in range(1_000):
+        key = Twin()
+        watched.append(weakref.ref(key))
+        cache.set(key, 1)
+    del key
+
+    assert alive(watched) < 100
+
+
+async def test_t4_clearing_forgets_keys_whose_time_was_not_over():
+    """What the cache remembers of keys, to free or to load them again later, goes with them."""
+    clock = ManualClock()
+    cache = AsyncCache(default_ttl=10, stale_ttl=1_000, clock=clock)
+
+    async def fail() -> Any:
+        raise ValueError("down")
+
+    key = Key()
+    watched = weakref.ref(key)
+    cache.set(key, "old")
+    clock.advance(15)
+    assert "old" == await cache.get(key, fail)
+    # The load's task ends.
+    await asyncio.sleep(0)
+    del key
+    assert 1 == alive([watched])
+
+    cache.clear()
+
+    assert 0 == alive([watched])
+
+
+def test_t4_clearing_ends_the_timer():
+    """A cache without entries has no timer left."""
+
+    async def main(loop: WatchedLoop) -> None:
+        cache = AsyncCache(clock=loop.time)
+        cache.set("a", 1, ttl=1_000)
+        cache.clear()
+        assert [] == loop.timers()
+        cache.set("b", 1)
+        assert [] == loop.timers()
+
+    run_watched(main)
+
+
+def test_t4_the_ends_of_keys_are_tidied_when_most_are_left_over():
+    """Sixty-four, and twice as many as there are keys, may be left over."""
+    buckets = ExpiryBuckets()
+    for key in range(10):
+        buckets.add(key, 0.5)
+    assert [9, 8, 7] == list(buckets.take_due(1.0, 3))
+    assert 7 == len(list(buckets.take_due(1.0, 10)))
+    for key in range(74):
+        buckets.add(key, 5.0)
+    assert not buckets.is_untidy(5)
+    buckets.add(74, 5.0)
+    assert buckets.is_untidy(5)
+    buckets.rebuild([(key, 6.5) for key in range(64)])
+    assert not buckets.is_untidy(0)
+    buckets.add(64, 7.0)
+    assert buckets.is_untidy(0)
+    assert list(range(64, -1, -1)) == list(buckets.take_due(7.0, 100))
+    assert not buckets
 
 
 async def test_t4_setting_with_a_ttl_leaves_nothing_behind_on_a_real_loop():

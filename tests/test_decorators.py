@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from dataloader_cache import AsyncCache, AsyncLRU, AsyncTTL
+from dataloader_cache._keys import freeze
 from dataloader_cache.errors import (
     ConfigurationError,
     DataLoaderCacheError,
@@ -1102,6 +1103,64 @@ async def test_what_hides_its_state_is_never_taken_for_equal(one: Any, two: Any)
     assert 2 == len(calls)
 
 
+async def test_a_function_is_not_its_number():
+    """What stands for a function in a key is like nothing but itself."""
+    function, calls = counting(AsyncLRU())
+
+    for value in (named, id(named), named, id(named)):
+        await function(value)
+
+    assert [named, id(named)] == calls
+    assert freeze(len) != freeze(max)
+
+
+class Named:
+    """An object with one slot, whose name stands there by itself."""
+
+    __slots__ = "value"  # noqa: PLC0205
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Loose:
+    """An object with slots of every kind; one of them may be empty."""
+
+    __slots__ = ("__dict__", "__weakref__", "empty", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@dataclasses.dataclass
+class Remembering:
+    x: int
+    seen: list[int] = dataclasses.field(default_factory=list[int], compare=False)
+
+
+async def test_the_slots_of_an_object_are_its_fields():
+    """Also a single one, an empty one, and beside a dict; a weak reference is none of them."""
+    function, calls = counting(AsyncLRU())
+    values = [Named(1), Named(2), Named(1), Loose(1), Loose(2), Loose(1), Loose(1), Loose(1)]
+    reference = weakref.ref(values[5])
+    values[6].more = 1
+    values[7].empty = 1
+
+    found = [await function(value) for value in values]
+
+    assert [1, 2, 1, 3, 4, 3, 5, 6] == found
+    assert 6 == len(calls)
+    assert reference() is values[5]
+
+
+async def test_a_field_that_a_dataclass_does_not_compare_is_no_part_of_the_key():
+    """A dataclass says what makes two of its kind equal."""
+    function, calls = counting(AsyncLRU())
+
+    assert [1, 1, 2] == [await function(Remembering(*given)) for given in ((1,), (1, [2]), (2,))]
+    assert 2 == len(calls)
+
+
 async def test_a_function_that_is_gone_is_not_taken_for_a_new_one():
     """A new function in an old one's place in memory is another key."""
     function, calls = counting(AsyncLRU(maxsize=None))
@@ -1170,6 +1229,7 @@ INCOMPARABLE: list[tuple[str, Callable[[], Any]]] = [
     ("open generator", lambda: (x for x in ())),
     ("open async generator", generator),
     ("list iterator", lambda: iter([1])),
+    ("iterator of a module", lambda: itertools.count(1)),
     ("lock", threading.Lock),
     ("bare object in a list", lambda: [1, object()]),
     ("bare object in a dict", lambda: {"a": object()}),
