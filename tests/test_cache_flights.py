@@ -665,6 +665,29 @@ def test_f3_one_key_of_a_batch_is_over_time_alone():
     virtual(main)
 
 
+def test_f3_a_batch_that_is_over_time_leaves_the_next_one_open():
+    """Whoever asks then joins the batch that gathers, and makes none beside it."""
+
+    async def main() -> None:
+        cache = AsyncCache(load_timeout=3, batch_window=2)
+        plan: list[list[int]] = []
+
+        async def many(keys: list[int]) -> list[int]:
+            plan.append(keys)
+            if keys == [1]:
+                await asyncio.sleep(60)
+            return keys
+
+        first = asyncio.ensure_future(cache.get(1, batch_loader=many))
+        await asyncio.sleep(2.5)
+        second = asyncio.ensure_future(cache.get(2, batch_loader=many))
+        assert [LoadTimeoutError] == await kinds(first)
+        assert [2, 3] == await outcomes(second, cache.get(3, batch_loader=many))
+        assert [[1], [2, 3]] == plan
+
+    virtual(main)
+
+
 def test_f3_a_stubborn_load_is_held_until_it_ends():
     """A task that goes on after its load was given up is not collected in the middle."""
 

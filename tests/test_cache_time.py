@@ -865,6 +865,21 @@ def test_t5_s3fifo_remembers_as_many_keys_as_its_main_queue_has_room_for(key: in
     assert not puts.store.data[key].is_main
 
 
+def test_t5_s3fifo_counts_what_was_removed_once():
+    """After many have gone and others come, the oldest that is left makes room."""
+    puts = Puts()
+    puts.put(*range(10))
+    for key in range(1, 10):
+        puts.store.remove(key)
+        puts.store.remove(key)
+    puts.put(*range(10, 19))
+    assert [] == puts.gone
+
+    puts.put(19)
+
+    assert [0] == puts.gone
+
+
 @pytest.mark.parametrize("eviction", POLICIES)
 async def test_t5_a_late_hit_is_a_use(eviction: str):
     """A hit in the part of a life in which refreshes start counts as every hit does."""

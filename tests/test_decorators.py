@@ -11,6 +11,7 @@ import enum
 import functools
 import gc
 import inspect
+import io
 import itertools
 import math
 import os
@@ -270,6 +271,7 @@ async def test_ttl_of_zero_keeps_nothing():
         lambda: AsyncLRU(maxsize="10"),  # type: ignore[arg-type]
         lambda: AsyncLRU(skip_args=-1),
         lambda: AsyncLRU(skip_args="self"),  # type: ignore[arg-type]
+        lambda: AsyncLRU(skip_args=True),
         lambda: AsyncLRU(key=5),  # type: ignore[arg-type]
     ],
 )
@@ -1229,6 +1231,7 @@ INCOMPARABLE: list[tuple[str, Callable[[], Any]]] = [
     ("open generator", lambda: (x for x in ())),
     ("open async generator", generator),
     ("list iterator", lambda: iter([1])),
+    ("text stream", lambda: io.StringIO("a")),
     ("iterator of a module", lambda: itertools.count(1)),
     ("lock", threading.Lock),
     ("bare object in a list", lambda: [1, object()]),
@@ -1375,6 +1378,34 @@ async def test_without_skip_args_self_counts_by_its_fields():
 
     assert [2, 2, 3] == [await Adder(1).add(1), await Adder(1).add(1), await Adder(2).add(1)]
     assert [(1, 1), (2, 1)] == calls
+
+
+async def test_skip_args_leaves_out_the_first_of_variable_arguments():
+    """Those that were given, if any; a keyword is never among them."""
+    calls: list[Any] = []
+
+    @AsyncLRU(skip_args=1)
+    async def function(*args: Any, x: int = 0) -> int:
+        calls.append((args, x))
+        return len(calls)
+
+    assert [1, 1, 2, 3] == [await function(*args) for args in ((1, 2), (9, 2), (1, 3), (1, 2, 2))]
+    assert [4, 4] == [await function(), await function(1)]
+    assert [5, 6, 5] == [await function(x=1), await function(x=2), await function(7, x=1)]
+
+
+async def test_a_store_may_have_no_room():
+    """`maxsize=0` keeps nothing, but concurrent equal calls are one run all the same."""
+    calls: list[int] = []
+
+    @AsyncLRU(maxsize=0)
+    async def function(x: int) -> int:
+        calls.append(x)
+        return x
+
+    assert [1, 1] == await asyncio.gather(function(1), function(1))
+    assert 1 == await function(1)
+    assert [1, 1] == calls
 
 
 async def test_skip_args_leaves_out_as_many_as_told():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import gc
 import selectors
 import threading
@@ -94,10 +95,12 @@ async def test_a_type_error_of_a_keys_own_passes_through_a_cache():
     [
         (bytearray(b"a"), bytearray(b"a"), bytearray(b"b")),
         (Numbers([1]), Numbers([1]), [1]),
+        (Numbers([1]), Numbers([1]), Numbers([2])),
+        (collections.Counter("a"), collections.Counter("a"), collections.Counter("b")),
         (Point(1), Point(1), Point(2)),
         (Unstable(1), Unstable(1), Point(1)),
     ],
-    ids=["bytearray", "subclass", "equality", "unstable"],
+    ids=["bytearray", "subclass", "items of a subclass", "counter", "equality", "unstable"],
 )
 async def test_arguments_are_compared_by_type_and_value(first: Any, equal: Any, other: Any):
     """Equal arguments of one type are one call, others are not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -330,6 +331,23 @@ async def test_more_keys_than_the_cache_has_room_for_are_all_answered():
 
     assert [key * 10 for key in range(50)] == await within(loader.load_many(range(50)))
     assert 3 == len(cache)
+
+
+async def test_d7_a_batch_runs_in_the_context_in_which_the_loader_was_made():
+    """Neither in the empty one of the cache's own loads nor in that of who asks."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    seen: list[str] = []
+
+    async def load_fn(keys: list[int]) -> list[int]:
+        seen.append(tenant.get())
+        return keys
+
+    tenant.set("maker")
+    loader = DataLoader(load_fn, result_cache=AsyncCache())
+    tenant.set("caller")
+
+    assert 1 == await within(loader.load(1))
+    assert ["maker"] == seen
 
 
 async def test_max_batch_size_still_holds():
