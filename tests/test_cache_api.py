@@ -942,6 +942,21 @@ async def test_stats_of_a_new_cache_are_all_zero():
     assert {0} == set(dataclasses.asdict(stats).values())
 
 
+def test_load_times_are_summed_up():
+    """Their mean, the time that half of them did not exceed, and that all but one in a hundred."""
+
+    async def main() -> None:
+        cache = AsyncCache()
+        for key, seconds in enumerate((1, 10, 10, 10, 100)):
+            await cache.get(key, lambda seconds=seconds: asyncio.sleep(seconds, "value"))
+        stats = cache.stats
+        assert 26.2 == pytest.approx(stats.load_time_mean)
+        assert 10 == pytest.approx(stats.load_time_p50, rel=0.3)
+        assert 100 == pytest.approx(stats.load_time_p99, rel=0.3)
+
+    virtual(main)
+
+
 async def test_get_metrics_is_stats_as_a_dict():
     """`get_metrics()` has the fields of `stats`, and each call gives a dict of its own."""
     cache = AsyncCache()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -354,6 +355,30 @@ def test_s1_a_load_within_soft_timeout_is_waited_for():
         source.seconds = 0.5
         await asyncio.sleep(15)
         assert "new" == await cache.get("a", source.load)
+
+    virtual(main)
+
+
+class Key:
+    """A key that can be watched."""
+
+
+def test_s1_a_load_within_soft_timeout_leaves_no_timer():
+    """Nothing holds its key for the rest of that time."""
+
+    async def main() -> None:
+        clock = ManualClock()
+        cache = AsyncCache(stale_ttl=10, soft_timeout=1_000, clock=clock)
+        key = Key()
+        watched = weakref.ref(key)
+        cache.set(key, "old", ttl=5)
+        clock.advance(5)
+        assert "new" == await cache.get(key, Source().load)
+        cache.clear()
+        await ticks(2)
+        del key
+        gc.collect()
+        assert watched() is None
 
     virtual(main)
 

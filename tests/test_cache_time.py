@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from dataloader_cache import AsyncCache
+from dataloader_cache._cache import ABSENT as NO_HIT
+from dataloader_cache._cache import hit
 from dataloader_cache._expiry import ExpiryBuckets
 from dataloader_cache._store import S3FifoStore
 from dataloader_cache.errors import ConfigurationError, DataLoaderCacheError
@@ -133,6 +135,18 @@ async def test_t1_the_clock_may_start_anywhere(start: float):
     assert ["short", "for ever"] == there(cache, "short", "for ever")
     clock.advance(0.25)
     assert ["for ever"] == there(cache, "short", "for ever")
+
+
+async def test_t1_the_short_way_to_a_hit_ends_at_the_same_moment():
+    """Decorated functions and shared loaders look a value up without a coroutine."""
+    clock = ManualClock()
+    cache = AsyncCache(default_ttl=10, clock=clock)
+    cache.set("a", 1)
+
+    clock.advance(9.75)
+    assert 1 == hit(cache, "a")
+    clock.advance(0.25)
+    assert NO_HIT is hit(cache, "a")
 
 
 async def test_t1_the_ttl_counts_from_the_end_of_the_load():
@@ -894,6 +908,20 @@ async def test_t5_a_late_hit_is_a_use(eviction: str):
     cache.set("c", 1)
 
     assert ["a", "c"] == there(cache, "a", "b", "c")
+
+
+@pytest.mark.parametrize("eviction", POLICIES)
+async def test_t5_the_short_way_to_a_hit_is_a_use(eviction: str):
+    """It counts for eviction as `get` does."""
+    cache = AsyncCache(maxsize=2, eviction=eviction)
+    cache.set("a", 1)
+    cache.set("b", 1)
+    assert [1, 1] == [hit(cache, "a") for _ in range(2)]
+
+    cache.set("c", 1)
+
+    assert ["a", "c"] == there(cache, "a", "b", "c")
+    assert 2 == cache.stats.hits
 
 
 # T4: expired entries are freed
