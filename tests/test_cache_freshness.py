@@ -871,6 +871,23 @@ async def test_s2_a_failed_refresh_waits_retry_after_before_the_next():
     await until(lambda: source.count == 2)
 
 
+async def test_s2_a_new_value_does_not_wait_for_what_failed_before_it():
+    """`retry_after` is about the value whose refresh failed, and goes with it."""
+    clock = ManualClock()
+    cache = fresh_cache(clock, retry_after=1_000.0)
+    source = Source()
+    source.error = Broken("down")
+    clock.advance(8)
+    await within(cache.get("a", source.load))
+    await until(lambda: cache.stats.load_errors == 1)
+
+    cache.set("a", "set")
+    clock.advance(8)
+    source.error = None
+    assert "set" == await within(cache.get("a", source.load))
+    await until(lambda: cache.peek("a") == "new")
+
+
 async def test_s2_a_failed_refresh_does_not_keep_an_expired_value():
     """`retry_after` of a failed background refresh serves nothing after expiry."""
     clock = ManualClock()
