@@ -1090,6 +1090,7 @@ async def test_f4_a_cancelled_error_in_a_keys_place_is_a_load_cancelled_error():
     assert isinstance(found[1], LoadCancelledError)
 
 
+@pytest.mark.loop_kinds("asyncio", "debug", "uvloop")  # an eager task has no time before that
 async def test_f4_a_load_that_is_cancelled_before_its_first_step_is_a_load_cancelled_error():
     """None of its body runs, and its callers are settled all the same."""
     cache = AsyncCache()
