@@ -26,9 +26,11 @@ class CachedMethod(Protocol[P, R_co]):
 
     cache: AsyncCache
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """Call the method, or give what it returned for equal arguments."""
-        ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+    # Any: no type can be P and one keyword more.
+    @overload
+    def __call__(self, *args: Any, use_cache: bool, **kwargs: Any) -> Coroutine[Any, Any, R_co]: ...
 
     # Any: these take the instance too, whose type is gone here.
     def invalidate_cache(self, *args: Any, **kwargs: Any) -> Done:
@@ -49,10 +51,11 @@ class CachedFunction(Protocol[P, R_co]):
 
     cache: AsyncCache
 
-    # use_cache can't stand beside P: a type checker takes it for an argument of the function.
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """Call the function, or give what it returned for equal arguments."""
-        ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...
+    # Any: no type can be P and one keyword more.
+    @overload
+    def __call__(self, *args: Any, use_cache: bool, **kwargs: Any) -> Coroutine[Any, Any, R_co]: ...
 
     @overload
     def __get__(self, instance: None, owner: type) -> CachedFunction[P, R_co]: ...

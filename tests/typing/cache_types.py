@@ -175,10 +175,19 @@ async def a_decorated_function_keeps_its_parameters_and_result() -> None:
 
 
 async def a_decorated_function_refuses_wrong_arguments() -> None:
-    await by_id("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await by_id()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    await by_name("a", "b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await of_any("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await by_id("1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    await by_id()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await by_name("a", "b")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    await of_any("1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+async def a_call_can_leave_the_cache_aside() -> None:
+    assert_type(await by_id(1, use_cache=False), User)
+    assert_type(await by_name("a", limit=5, use_cache=True), list[User])
+    assert_type(await of_any(1, 2, use_cache=False), int)
+    assert_type(await Repository().find(1, use_cache=False), User)
+    assert_type(await Repository.find(Repository(), 1, use_cache=False), User)
+    await by_id(1, use_cache="no")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 async def a_method_is_still_a_method() -> None:
@@ -187,7 +196,7 @@ async def a_method_is_still_a_method() -> None:
     assert_type(await repository.find(number=1), User)
     assert_type(await Repository.find(repository, 1), User)
     assert_type(await Repository.count("users"), int)
-    await repository.find("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await repository.find("1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 def a_decorated_function_has_its_cache() -> None:
