@@ -18,7 +18,10 @@ by a tick, are shown by the command and counted here.
 
 A run is of 2,000 cases, and one of as many as wanted, from a first one on, is
 
-    python -m tests.integrations.test_prefetch_comparison 100000 [first case]
+    python -m tests.integrations.test_prefetch_comparison 100000 [first case] [--strict]
+
+which compares with no allowance where it is strict: all errors, batches by time and loader, their
+number, and the time.
 """
 
 from __future__ import annotations
@@ -172,7 +175,8 @@ def schemas(number: int, is_incremental: bool) -> tuple[Any, Any]:
 class Comparison:
     """Execute cases on a loop of virtual time, and say what is different."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_strict: bool = False) -> None:
+        self.is_strict = is_strict
         self.loop = VirtualTimeLoop()
         # What is lost at the end of an operation says so here; graphql-core does it too.
         self.loop.set_exception_handler(lambda loop, context: None)
@@ -205,19 +209,30 @@ class Comparison:
         self.counts["batches spared"] += max(0, spared)
         is_identical = expected == found and json.dumps(expected.data) == json.dumps(found.data)
         self.counts["identical to the letter"] += is_identical
-        return {
-            what: f"{what} differs:\n{one}\n{other}"
-            for what, one, other in (
-                ("data", text_of(expected.data, case), text_of(found.data, case)),
+        pairs: list[tuple[str, Any, Any]] = [
+            ("data", text_of(expected.data, case), text_of(found.data, case)),
+            ("deferred parts", expected.extra, found.extra),
+        ]
+        if self.is_strict:
+            pairs += [
+                ("errors", sorted(expected.errors, key=repr), sorted(found.errors, key=repr)),
+                ("batches", expected.sent(), found.sent()),
+                ("number of batches", len(expected.batches), len(found.batches)),
+                ("time", expected.seconds, found.seconds),
+            ]
+        else:
+            pairs += [
                 ("own errors", expected.own_errors(), found.own_errors()),
                 ("lost parents", lost, found.lost_parents()),
-                ("deferred parts", expected.extra, found.extra),
                 ("batches", lost or expected.sent(), lost or found.sent()),
                 ("number of batches", 0, min(0, spared)),
                 ("time", 0.0, 0.0 if lost else max(0.0, found.seconds - expected.seconds)),
-            )
-            if one != other
+            ]
+        differences = {
+            what: f"{what} differs:\n{one}\n{other}" for what, one, other in pairs if one != other
         }
+        self.counts.update(f"other {what}" for what in differences)
+        return differences
 
     def _outcome(self, schema: Any, case: Case) -> Outcome:
         world.seed, world.bad = case.world, case.bad
@@ -329,8 +344,9 @@ def test_the_answer_is_the_same() -> None:
 
 def main() -> int:
     """Compare as many cases as the command asks for, and show those that differ."""
-    count, first = int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0
-    comparison = Comparison()
+    numbers = [int(argument) for argument in sys.argv[1:] if argument != "--strict"]
+    count, first = numbers[0], numbers[1] if numbers[1:] else 0
+    comparison = Comparison(is_strict="--strict" in sys.argv)
     begin = time.monotonic()
     different = 0
     with quiet():
