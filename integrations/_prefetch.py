@@ -7,20 +7,24 @@ that waits for it, one around the field's object, one around the object's place 
 a task for each item of the list: for a thousand loaded fields that is more work than all the
 rest. Here such a field leaves a gap in the object, and the object, its list and whatever is
 around them are completed as if nothing were missing: parts, which know what has gaps in them.
-One coroutine at the outside waits for all the futures, fills each gap as soon as its value is
-there, and takes on the gaps that are in that value. So loads are made when and in the order in
-which they are made without this executor, batches are the same, and a slow load keeps nobody
-waiting who would not wait for it anyway.
+One coroutine at the outside waits until the futures have filled all gaps, each as soon as its value
+is there, and the gaps that are in these values. So loads are made when and in the order in which
+they are made without this executor, batches are the same, and a slow load keeps nobody waiting who
+would not wait for it anyway.
 
 A part whose other fields or items are asynchronous in another way goes the ordinary way: each of
 its gaps becomes the coroutine that graphql-core would have made. An error that a field of a type
 without null hands to its parent takes the part with it, and what is still loaded in there is
-cancelled, as graphql-core does.
+cancelled, as graphql-core does and in the ticks in which it does: those decide which error is
+reported, and what is still asked for.
 """
 
 # graphql-core leaves out the type parameters of its own types.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
+# The two classes of this module share what is theirs, and asyncio documents _enter_task and
+# _leave_task, for those who run tasks their own way.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -29,18 +33,21 @@ import inspect
 import logging
 import sys
 from asyncio import (
-    AbstractEventLoop,
+    CancelledError,
     Future,
     Task,
+    current_task,
     ensure_future,
     gather,
     get_running_loop,
     iscoroutine,
     isfuture,
-    sleep,
 )
-from collections.abc import Awaitable, Callable, Iterable
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
+from enum import Enum, auto
 from importlib.metadata import version
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -118,11 +125,6 @@ def _what_is_unexpected() -> str | None:
     return None
 
 
-# How many ticks an error stays with a part that waits for several values, before it cancels the
-# other ones, and again after that.
-_TICKS = 2
-
-
 class _Field(NamedTuple):
     """What is the same for a field in all objects of a list."""
 
@@ -147,28 +149,74 @@ class _Gap:
     """A field whose value is not there yet; lives until it is.
 
     `future` gives the value that the resolver gave, or, where `is_completed`, what completing it
-    comes to.
+    comes to. Nobody hears of it before the tick `start`. `follower` is the gap that came up next.
     """
 
-    __slots__ = ("context", "field", "filling", "future", "is_completed", "key", "part", "path")
+    __slots__ = (
+        "context",
+        "field",
+        "filling",
+        "follower",
+        "future",
+        "is_cancelled",
+        "is_completed",
+        "key",
+        "part",
+        "path",
+        "start",
+    )
 
     part: _Part
     key: str | int
     filling: _Filling
+    start: int
 
     def __init__(self, field: _Field, path: Path, future: Future[Any], context: Any) -> None:
         self.field = field
         self.path = path
         self.future = future
         self.context = context
-        self.is_completed = False
+        self.is_cancelled = self.is_completed = False
+        self.follower: _Gap | None = None
+
+    def completed_by(self, future: Future[Any]) -> _Gap:
+        """Give the gap that is here until the value that came is completed."""
+        gap = _Gap(self.field, self.path, future, self.context)
+        gap.part = self.part
+        gap.key = self.key
+        gap.is_completed = True
+        return gap
 
     def __call__(self, _: Future[Any]) -> None:
         """Tell who fills the gap that its value is there: the future calls this."""
-        filling = self.filling
-        filling.ready.append(self)
-        if filling.waker is not None:
-            filling.wake()
+        self.filling.hear(self)
+
+
+class _Cancelled(Enum):
+    """How a child ended that was cancelled."""
+
+    YES = auto()
+
+
+_CANCELLED = _Cancelled.YES
+# How something ended: with an error, cancelled, or with a value.
+_Outcome: TypeAlias = "Exception | _Cancelled | None"
+# Before Python 3.12 gathering what has ended takes as long as gathering what has not.
+_TICKS_TO_GATHER_NOTHING = 0 if sys.version_info >= (3, 12) else 2
+
+
+class _State(Enum):
+    """Where a part that waits for several values is, on the way that graphql-core's gather goes."""
+
+    OPEN = auto()
+    # It was cancelled together with what is around it, and waits for the first value that says so.
+    CANCELLED = auto()
+    # There is an error: the gather hears of it in the next tick, who awaits it a tick later.
+    FAILED = auto()
+    TOLD = auto()
+    # The other values were cancelled, and all of them have to end.
+    WAITING = auto()
+    ENDED = auto()
 
 
 class _Part:
@@ -180,12 +228,15 @@ class _Part:
 
     __slots__ = (
         "details",
-        "is_failing",
-        "is_null",
+        "error",
+        "is_cancelled",
+        "is_value",
         "key",
         "part",
         "path",
         "return_type",
+        "state",
+        "undone",
         "value",
         "width",
     )
@@ -194,13 +245,18 @@ class _Part:
     return_type: GraphQLOutputType
     details: FieldDetailsList
     path: Path
+    error: Exception
 
     def __init__(self, value: Any) -> None:
         self.value: Any = value
         self.part: _Part | None = None
-        self.is_failing = self.is_null = False
         # How many gaps and parts it had at first.
         self.width = 0
+        self.state = _State.OPEN
+        # How many of them are not done, from when these are cancelled.
+        self.undone = 0
+        # Whether it is the outermost, or came where a gap was.
+        self.is_cancelled = self.is_value = False
 
     def put(
         self,
@@ -211,7 +267,6 @@ class _Part:
         path: Path,
     ) -> None:
         """Say where in which part this one stands."""
-        around.width += 1
         self.part = around
         self.key = key
         self.return_type = return_type
@@ -242,20 +297,6 @@ def _looks_at_info(return_type: GraphQLOutputType) -> bool:
     """Tell whether a type may ask in which object a value stands, to find out its own type."""
     named = get_named_type(return_type)
     return is_abstract_type(named) or (is_object_type(named) and named.is_type_of is not None)
-
-
-def _is_lost(part: _Part | None) -> bool:
-    """Tell whether a part, or one around it, became null."""
-    while part is not None:
-        if part.is_null:
-            return True
-        part = part.part
-    return False
-
-
-_What: TypeAlias = "Callable[[_Part, Exception], Iterable[_Step]]"
-_Step: TypeAlias = "tuple[int, _What, _Part, Exception]"
-"""What is to be done in so many ticks, with a part and an error."""
 
 
 class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
@@ -349,6 +390,7 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
                         part = _Part(results)
                     field = self.schema.get_field(parent_type, details[0].node.name.value)
                     assert field is not None
+                    part.width += 1
                     result.put(part, name, field.type, details, field_path)
                     results[name] = result.value
                 elif result is not Undefined:
@@ -427,6 +469,7 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
                     if part is None:
                         part = _Part(results)
                     child = results[index]
+                    part.width += 1
                     child.put(part, index, item_type, field_details_list, item_path)
                     results[index] = child.value
                 index += 1
@@ -571,64 +614,17 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
 
     async def _fill(self, outermost: _Part, gaps: list[_Gap]) -> Any:
         """Wait until no gap is left in a part, and give its value."""
-        filling = _Filling(get_running_loop(), gaps)
-        steps: list[_Step] = []
+        filling = _Filling(self, outermost, gaps)
         try:
-            while filling.pending or steps:
-                ready = await filling.next_gaps(within_a_tick=bool(steps))
-                filling.add(self._fill_all(ready, steps))
-                if steps:
-                    steps = [step for one in steps for step in self._go_on(*one)]
-                    filling.drop_lost()
+            await filling
         except GeneratorExit:
-            filling.cancel()
+            filling.abandon()
             raise
         except BaseException:
             # Cancelled too: whoever waits for this wants nothing of it any more.
-            filling.cancel()
             await filling.end()
             raise
-        await filling.end()
         return outermost.value
-
-    def _fill_all(self, ready: list[_Gap], steps: list[_Step]) -> list[_Gap]:
-        """Put values where gaps were, and give the gaps that are in these values."""
-        gaps: list[_Gap] = []
-        waiting: list[tuple[_Gap, Awaitable[Any]]] = []
-        outer, self._gaps = self._gaps, gaps
-        ready = ready[::-1]
-        try:
-            while ready:
-                gap = ready.pop()
-                known = len(gaps)
-                try:
-                    value = self._value_of(gap)
-                except Exception as error:
-                    steps.append((0, self._reach, gap.part, error))
-                    continue
-                if value.__class__ is _Part:
-                    value.put(gap.part, gap.key, gap.field[0], gap.field[1], gap.path)
-                    value = value.value
-                elif self.is_awaitable(value):
-                    waiting.append((gap, value))
-                    continue
-                gap.part.value[gap.key] = value
-                if len(gaps) > known:
-                    # What is there already comes before the next value, as in graphql-core: the
-                    # loads that it makes may have to wait for those of the next value otherwise.
-                    there = [gap for gap in gaps[known:] if gap.future.done()]
-                    if there:
-                        gaps[known:] = [gap for gap in gaps[known:] if not gap.future.done()]
-                        ready += reversed(there)
-        finally:
-            self._host = None
-            self._gaps = outer
-        # After the loads of all values, which are made at once.
-        for gap, awaitable in waiting:
-            gap.future = _started(awaitable)
-            gap.is_completed = True
-            gaps.append(gap)
-        return gaps
 
     def _value_of(self, gap: _Gap) -> Any:
         """Complete the value of a gap; give it, or it as a part, or an awaitable of it."""
@@ -643,45 +639,15 @@ class PrefetchingExecutionContext(StrawberryGraphQLCoreExecutionContext):
             self.handle_field_error(raw_error, return_type, details, gap.path)
             return None
 
-    # An error goes up from part to part, at the pace at which it does in graphql-core, since where
-    # several meet, the first one is reported. There it takes some ticks to pass a part that waits
-    # for several values: two until the others are cancelled, and two until the part around it
-    # hears of it. It takes none to pass a part that waits for a single value.
-
-    def _go_on(self, ticks: int, step: _What, part: _Part, error: Exception) -> Iterable[_Step]:
-        """Do a step, if it is time, and give what follows from it."""
-        return step(part, error) if ticks == 0 else ((ticks - 1, step, part, error),)
-
-    def _reach(self, part: _Part, error: Exception) -> Iterable[_Step]:
-        """Take a part with an error, unless another one was here before."""
-        if part.is_failing or _is_lost(part.part):
-            return ()
-        part.is_failing = True
-        if part.width == 1:
-            part.is_null = True
-            return self._leave(part, error)
-        return ((_TICKS, self._cancel, part, error),)
-
-    def _cancel(self, part: _Part, error: Exception) -> Iterable[_Step]:
-        """Let nothing that is still going on in the part have a consequence."""
-        if _is_lost(part.part):
-            return ()
-        part.is_null = True
-        return ((_TICKS, self._leave, part, error),)
-
-    def _leave(self, part: _Part, error: Exception) -> Iterable[_Step]:
-        """Put null into the part's place, or go on with what is around it."""
-        around = part.part
-        if around is None:
-            raise error
-        if _is_lost(around):
-            return ()
+    def _leave(self, part: _Part, error: Exception) -> Exception | None:
+        """Put null into the part's place; give the error if it goes on to what is around it."""
+        assert part.part is not None
         try:
             self.handle_field_error(error, part.return_type, part.details, part.path)
         except Exception as located:
-            return self._reach(around, located)
-        around.value[part.key] = None
-        return ()
+            return located
+        part.part.value[part.key] = None
+        return None
 
 
 async def _awaited(future: Future[Any]) -> Any:
@@ -703,73 +669,411 @@ else:
         return ensure_future(awaitable)
 
 
-class _Filling:
-    """Know which gaps of a part are still to be filled, and which can be by now."""
+class _Filling(Future[Any]):
+    """Fill the gaps of a part, and be done when none is left.
 
-    def __init__(self, loop: AbstractEventLoop, gaps: list[_Gap]) -> None:
-        self._loop = loop
-        # Those whose values are there, in the order in which they came.
-        self.ready: list[_Gap] = []
-        self.waker: Future[None] | None = None
+    Values are taken in the ticks, and in the order, in which the tasks of graphql-core would take
+    them: by the futures themselves, and not by a task that they have to wake first. An error goes
+    up from part to part as it does there, since it matters when: another error of the same parent
+    may be reported first, and loads that are cancelled in time are not asked for. To pass a part
+    that waits for a single value takes no time. One that waits for several has a gather there and
+    a task for each value, which hear of things a tick later each: a part is in one of the states
+    of such a gather.
+    """
+
+    def __init__(
+        self, executor: PrefetchingExecutionContext, outermost: _Part, gaps: list[_Gap]
+    ) -> None:
+        super().__init__(loop=get_running_loop())
+        self._executor = executor
+        self._task = current_task()
+        self._wakers: list[tuple[Callable[[_Filling], object], Context]] = []
+        # What is not done, in the order in which it came up: gaps, and parts that end.
+        self._pending: dict[_Gap | _Part, None] = {}
+        self._tree: dict[_Part, dict[_Gap | _Part, None]] | None = None
         self._left: list[Future[Any]] = []
-        # A set in the order in which they came up.
-        self.pending: dict[_Gap, None] = {}
-        self.add(gaps)
+        # Ticks are counted as long as somebody has to start in a later one.
+        self._now = self._last = 0
+        self._is_counting = False
+        self._later: dict[int, list[_Gap | _Part]] = {}
+        self._newest: _Gap | None = None
+        # Those that called, and how many others are sure to call in this tick.
+        self._called: list[_Gap] = []
+        self._calls = 0
+        outermost.is_value = True
+        self._add(gaps)
 
-    def add(self, gaps: list[_Gap]) -> None:
-        """Wait for some more."""
-        for gap in gaps:
-            gap.filling = self
-            self.pending[gap] = None
-            future = gap.future
-            if future.done():
-                self.ready.append(gap)
-                continue
-            if future.get_loop() is not self._loop:
-                # A task that awaits it is told what is wrong; a callback would be called elsewhere.
-                future = gap.future = ensure_future(_awaited(future))
-            future.add_done_callback(gap)
+    def add_done_callback(
+        self, fn: Callable[[_Filling], object], /, *, context: Context | None = None
+    ) -> None:
+        """Let the task that waits for this go on in the tick in which it is done."""
+        self._wakers.append((fn, context or copy_context()))
 
-    def wake(self) -> None:
-        """Let who waits for values go on."""
-        waker, self.waker = self.waker, None
-        if waker is not None and not waker.done():
-            waker.set_result(None)
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel all that is loaded, as the task that waits for this is cancelled."""
+        self.abandon()
+        is_cancelled = super().cancel(msg)
+        self._loop.call_soon(self._wake)
+        return is_cancelled
 
-    async def next_gaps(self, *, within_a_tick: bool) -> list[_Gap]:
-        """Wait for values, and give the gaps which these are for."""
-        if within_a_tick:
-            await sleep(0)
-        elif not self.ready:
-            self.waker = self._loop.create_future()
-            await self.waker
-        ready, self.ready = self.ready, []
-        forget = self.pending.pop
-        return [gap for gap in ready if forget(gap, False) is None]
-
-    def drop_lost(self) -> None:
-        """Cancel what is loaded for parts that became null."""
-        for gap in [gap for gap in self.pending if _is_lost(gap.part)]:
-            del self.pending[gap]
-            self._cancel(gap)
-
-    def cancel(self) -> None:
-        """Cancel all that is left."""
-        while self.pending:
-            self._cancel(self.pending.popitem()[0])
+    def abandon(self) -> None:
+        """Cancel all that is left, and take nothing any more."""
+        pending = list(self._pending)
+        self._pending.clear()
+        for child in pending:
+            if isinstance(child, _Gap):
+                self._cancel_future(child)
 
     async def end(self) -> None:
         """Wait for what was cancelled, which may take its time."""
+        self.abandon()
         if self._left:
             await gather(*self._left, return_exceptions=True)
 
-    def _cancel(self, gap: _Gap) -> None:
+    def _wake(self) -> None:
+        wakers, self._wakers = self._wakers, []
+        for wake, context in wakers:
+            context.run(wake, self)
+
+    # -- values
+
+    def hear(self, gap: _Gap) -> None:
+        """Take what a future has, together with what others have: its callback calls this.
+
+        A batch has many values, and their futures call this one after the other. The last of those
+        that are sure to call takes them all, in the order in which they called.
+        """
+        called = self._called
+        called.append(gap)
+        if not self._calls:
+            self._calls = self._calls_to_come(gap)
+        self._calls -= 1
+        if not self._calls:
+            self._called = []
+            self._take_as_task(called)
+
+    def _calls_to_come(self, gap: _Gap) -> int:
+        pending, field, now = self._pending, gap.field, self._now
+        calls = 1
+        follower = gap.follower
+        while (
+            follower is not None
+            and follower.field is field
+            and follower.future.done()
+            and follower.start <= now
+            and follower in pending
+        ):
+            calls += 1
+            follower = follower.follower
+        return calls
+
+    def _take_as_task(self, children: Sequence[_Gap | _Part]) -> None:
+        """Take values as the task that waits for all does, which resolvers may ask for."""
+        task = self._task
+        if task is None:
+            self._take(children)
+        else:
+            loop = self._loop
+            _enter_task(loop, task)
+            try:
+                self._take(children)
+            finally:
+                _leave_task(loop, task)
+        if self.done():
+            self._wake()
+
+    def _take(self, children: Sequence[_Gap | _Part]) -> None:
+        """Put values where gaps were, and wait for the gaps that are in these values."""
+        pending = self._pending
+        executor = self._executor
+        value_of, is_awaitable = executor._value_of, executor.is_awaitable
+        gaps: list[_Gap] = []
+        known = 0
+        outer, executor._gaps = executor._gaps, gaps
+        try:
+            for child in children:
+                if child not in pending:
+                    if isinstance(child, _Gap) and not child.future.cancelled():
+                        child.future.exception()  # Marks it as seen.
+                    continue
+                if child.is_cancelled:
+                    self._settle(child, _CANCELLED)
+                    continue
+                assert isinstance(child, _Gap)
+                if child.start > self._now:
+                    self._later.setdefault(child.start, []).append(child)
+                    continue
+                try:
+                    value = value_of(child)
+                except Exception as error:
+                    del gaps[known:]
+                    self._settle(child, error)
+                    continue
+                del pending[child]
+                child.follower = None
+                if value.__class__ is _Part:
+                    value.put(child.part, child.key, child.field[0], child.field[1], child.path)
+                    value.is_value = True
+                    value = value.value
+                if is_awaitable(value):
+                    gaps.append(child.completed_by(_started(value)))
+                else:
+                    child.part.value[child.key] = value
+                if len(gaps) == known + 1 and gaps[known].future.done():
+                    # What is there already comes before the next value.
+                    self._add(gaps)
+                    gaps.clear()
+                known = len(gaps)
+            if gaps:
+                self._add(gaps)
+            elif not pending and not self.done():
+                self.set_result(None)
+        except BaseException as error:
+            pending.update(dict.fromkeys(gaps))
+            self.abandon()
+            if not isinstance(error, CancelledError):
+                self.set_exception(error)
+                raise
+            super().cancel()
+        finally:
+            executor._host = None
+            executor._gaps = outer
+
+    def _add(self, gaps: list[_Gap]) -> None:
+        """Wait for gaps that are in values, or in what there was at first."""
+        self._tree = None
+        now = self._now
+        pending = self._pending
+        newest = self._newest
+        beside: _Part | None = None
+        start_beside = start = now
+        for gap in gaps:
+            gap.filling = self
+            if newest is not None:
+                newest.follower = gap
+            newest = gap
+            # Each part that waits for several values has tasks of its own, which start a tick
+            # later than what they are made by.
+            part = gap.part
+            if gap.is_completed:
+                start = now
+            elif part.is_value:
+                start = now + (part.width > 1)
+            else:
+                if part.part is not beside:
+                    beside = part.part
+                    start_beside = self._start_in(beside)
+                start = start_beside + (part.width > 1)
+            gap.start = start
+            pending[gap] = None
+            future = gap.future
+            if not future.done():
+                if future.get_loop() is not self._loop:
+                    # A task that awaits it is told what is wrong; a callback would be called
+                    # elsewhere.
+                    future = gap.future = ensure_future(_awaited(future))
+                future.add_done_callback(gap)
+            elif start > now:
+                self._later.setdefault(start, []).append(gap)
+            else:
+                self._newest = newest
+                self._take((gap,))
+                newest = self._newest
+            if start > self._last:
+                self._last = start
+                if not self._is_counting:
+                    self._is_counting = True
+                    self._loop.call_soon(self._count)
+        self._newest = newest
+
+    def _start_in(self, part: _Part | None) -> int:
+        start = self._now
+        while part is not None:
+            if part.width > 1:
+                start += 1
+            if part.is_value:
+                break
+            part = part.part
+        return start
+
+    def _count(self) -> None:
+        """Count a tick, and take what is due in it."""
+        self._now += 1
+        if self._now < self._last:
+            self._loop.call_soon(self._count)
+        else:
+            self._is_counting = False
+        due = self._later.pop(self._now, None)
+        if due is not None:
+            self._take_as_task(due)
+
+    # -- errors
+
+    def _settle(self, child: _Gap | _Part, outcome: _Outcome) -> None:
+        """Tell what is around a child how it ended."""
+        del self._pending[child]
+        part: _Part | None = child.part
+        while part is not None and part.width == 1:
+            if isinstance(outcome, Exception) and part.part is not None:
+                outcome = self._executor._leave(part, outcome)
+            part = part.part
+        if part is None:
+            if isinstance(outcome, Exception):
+                self._fail(outcome)
+        else:
+            self._settle_one_of(part, outcome)
+
+    def _settle_one_of(self, part: _Part, outcome: _Outcome) -> None:
+        part.undone -= 1
+        if part.state is _State.WAITING:
+            if not part.undone:
+                self._in_ticks(2, self._go_up, part)
+        elif part.state is _State.OPEN or part.state is _State.CANCELLED:
+            if isinstance(outcome, Exception):
+                part.error = outcome
+                part.state = _State.FAILED
+                self._hold(part)
+                self._in_ticks(1, self._tell, part)
+            elif part.state is _State.CANCELLED and (outcome is _CANCELLED or not part.undone):
+                part.state = _State.ENDED
+                part.is_cancelled = True
+                self._hold(part)
+                self._in_ticks(2, self._go_up, part)
+
+    def _fail(self, error: Exception) -> None:
+        self.abandon()
+        self.set_exception(error)
+
+    def _tell(self, part: _Part) -> None:
+        part.state = _State.TOLD
+        self._in_ticks(1, self._cancel_others, part)
+
+    def _cancel_others(self, part: _Part) -> None:
+        """Cancel all that a part with an error waits for, and wait until that has ended."""
+        others = self._undone(part)
+        part.undone = len(others)
+        part.state = _State.WAITING
+        for child in others:
+            self._cancel(child)
+        if part.is_cancelled:
+            self._go_up(part)
+        elif not others:
+            self._in_ticks(_TICKS_TO_GATHER_NOTHING, self._go_up, part)
+
+    def _go_up(self, part: _Part) -> None:
+        """Put null into the part's place, or go on with what is around it."""
+        part.state = _State.ENDED
+        if part.is_cancelled:
+            self._settle(part, _CANCELLED)
+        elif part.part is None:
+            self._fail(part.error)
+        else:
+            self._settle(part, self._executor._leave(part, part.error))
+        if not self._pending and not self.done():
+            self.set_result(None)
+        if self.done():
+            self._wake()
+
+    def _in_ticks(self, ticks: int, go_on: Callable[[_Part], None], part: _Part) -> None:
+        if part not in self._pending:
+            return
+        if ticks == 0:
+            go_on(part)
+        else:
+            self._loop.call_soon(self._in_ticks, ticks - 1, go_on, part)
+
+    # -- cancelling
+
+    def _cancel(self, child: _Gap | _Part) -> None:
+        """Cancel what a part waits for, as the tasks are that would wait for it there."""
+        start = self._start_of(child)
+        if start > self._now:
+            # A task that did not start yet has nothing to cancel: its loads are asked for.
+            for each in self._beneath(child):
+                del self._pending[each]
+            if isinstance(child, _Part):
+                child.state = _State.ENDED
+            child.is_cancelled = True
+            self._hold(child)
+            self._later.setdefault(start, []).append(child)
+        elif isinstance(child, _Gap):
+            child.is_cancelled = True
+            child.future.cancel()
+        elif child.width == 1:
+            for each in self._undone(child):
+                self._cancel(each)
+        elif child.state is _State.OPEN or child.state is _State.FAILED:
+            others = self._undone(child)
+            if child.state is _State.OPEN:
+                child.state = _State.CANCELLED
+                child.undone = len(others)
+            elif not others:
+                child.is_cancelled = True
+            for each in others:
+                self._cancel(each)
+        else:
+            child.is_cancelled = True
+
+    def _cancel_future(self, gap: _Gap) -> None:
         future = gap.future
         if not future.cancel():
             if not future.cancelled():
                 future.exception()  # Marks it as seen.
         elif gap.is_completed:
             self._left.append(future)
+
+    # What is undone is known by the gaps that are; who looks for it has time.
+
+    def _hold(self, child: _Gap | _Part) -> None:
+        """Let something count as not done."""
+        self._pending[child] = None
+        if self._tree is not None:
+            self._enter(child, self._tree)
+
+    def _enter(self, child: _Gap | _Part, tree: dict[_Part, dict[_Gap | _Part, None]]) -> None:
+        part = child.part
+        while part is not None:
+            children = tree.setdefault(part, {})
+            if child in children:
+                return
+            children[child] = None
+            child, part = part, part.part
+
+    def _undone(self, part: _Part) -> list[_Gap | _Part]:
+        """Give the children of a part that are not done."""
+        if self._tree is None:
+            self._tree = {}
+            for child in self._pending:
+                self._enter(child, self._tree)
+        return [child for child in self._tree.get(part, ()) if self._is_undone(child)]
+
+    def _is_undone(self, child: _Gap | _Part) -> bool:
+        if child in self._pending:
+            return True
+        return (
+            isinstance(child, _Part)
+            and child.state is not _State.ENDED
+            and bool(self._undone(child))
+        )
+
+    def _beneath(self, child: _Gap | _Part) -> list[_Gap | _Part]:
+        """Give what is not done in a child, and it itself, if it is one of these."""
+        found = [child] if child in self._pending else []
+        if isinstance(child, _Part):
+            for each in self._undone(child):
+                found += self._beneath(each)
+        return found
+
+    def _start_of(self, child: _Gap | _Part) -> int:
+        """Give the tick in which the task starts that would wait for a child."""
+        ticks = 0
+        while isinstance(child, _Part):
+            ticks += child.width > 1
+            undone = self._undone(child)
+            if child in self._pending or not undone:
+                return self._now
+            child = undone[0]
+        return child.start - ticks
 
 
 _unexpected = _what_is_unexpected()

@@ -95,6 +95,11 @@ class Query:
     def sure(self) -> list[Post]:
         return [Post(id=n, author_id=key) for n, key in enumerate((1, 5000, 2))]
 
+    @strawberry.field
+    def nested(self) -> list[list[Post] | None]:
+        keys = ((1, 5000, 2), (5000, 3), (4, 5))
+        return [[Post(id=n, author_id=key) for n, key in enumerate(each)] for each in keys]
+
 
 @strawberry.type
 class Subscription:
@@ -228,6 +233,119 @@ def test_an_error_goes_up_to_what_may_be_null() -> None:
     assert prefetching.data is None
     assert [["sure", 1, "sureAuthor"]] == [path for _, path in prefetching.errors]
     assert ordinary.errors == prefetching.errors
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{ sure { sureAuthor { friend { id } } answers { author { id } } } }",
+        "{ sure { sureAuthor { posts { id } } slowAuthor { posts { id } } } }",
+        "{ sure { sureAuthor { friend { id } } slowAuthor { friend { id } } } }",
+        "{ sure { answers { sureAuthor { id } } sureAuthor { posts { id } } } }",
+        "{ nested { author { posts { id } } sureAuthor { friend { id } } } }",
+        "{ nested { author { id posts { id } } sureAuthor { posts { id } } } }",
+        "{ sure { sureAuthor { id } } lost { sureAuthor { friend { id } } } }",
+    ],
+)
+def test_what_is_lost_is_asked_for_as_long_as_it_is_otherwise(query: str) -> None:
+    """An error cancels the loads of its part in time: no batch more leaves for them, none less."""
+    ordinary, prefetching = both(query)
+
+    assert ordinary.batches == prefetching.batches
+    assert ordinary.errors == prefetching.errors
+    assert ordinary.data == prefetching.data
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{ a: sure { sureAuthor { posts { id } } } b: sure { sureAuthor { id } } }",
+        "{ a: sure { sureAuthor { posts { sureAuthor { id } } } } b: sure { sureAuthor { id } } }",
+        "{ a: sure { sureAuthor { friend { id } } } b: nested { sureAuthor { posts { id } } } }",
+    ],
+)
+def test_of_several_errors_the_same_one_is_reported(query: str) -> None:
+    """The error that is first at a parent is reported, and none that comes when that is null."""
+    ordinary, prefetching = both(query)
+
+    assert prefetching.errors
+    assert ordinary.errors == prefetching.errors
+    assert ordinary.batches == prefetching.batches
+
+
+def test_values_are_taken_in_the_order_in_which_they_come() -> None:
+    """Where two fields load the same keys, the loads of the next level are in the same order."""
+    ordinary, prefetching = both(
+        "{ nested { sureAuthor { id } } lost { sureAuthor { posts { id } } } }"
+    )
+
+    assert ("posts_of", [1, 2]) == prefetching.batches[1]
+    assert ordinary.batches == prefetching.batches
+
+
+def test_a_resolver_below_a_loaded_field_sees_the_task() -> None:
+    """`current_task()` is that of the operation, in what is resolved when a value is there."""
+    seen = set()
+
+    @strawberry.type
+    class Book:
+        @strawberry.field
+        def number(self) -> int:
+            seen.add(asyncio.current_task())
+            return 1
+
+    @dataloader
+    async def books(ids: list[int]) -> list[Any]:
+        return [Book() for _ in ids]
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def here(self) -> int:
+            seen.add(asyncio.current_task())
+            return 1
+
+        book: Book | None = load_from(books, by=lambda root: 1)
+
+    schema = strawberry.Schema(
+        Root,
+        extensions=[DataLoaderExtension],
+        execution_context_class=PrefetchingExecutionContext,
+    )
+    outcome = Outcome(schema, "{ here book { number } }")
+
+    assert {"here": 1, "book": {"number": 1}} == outcome.data
+    assert 1 == len(seen)
+    assert None not in seen
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt])
+def test_what_is_no_error_of_a_field_ends_the_operation(error: type[BaseException]) -> None:
+    """A cancellation or an interrupt out of a resolver below a loaded field is raised."""
+
+    @strawberry.type
+    class Book:
+        @strawberry.field
+        def number(self) -> int:
+            raise error
+
+    @dataloader
+    async def books(ids: list[int]) -> list[Any]:
+        return [Book() for _ in ids]
+
+    @strawberry.type
+    class Root:
+        book: Book | None = load_from(books, by=lambda root: 1)
+        slow_user: User | None = load_from(slow_users, by=lambda root: 1)
+
+    schema = strawberry.Schema(
+        Root,
+        extensions=[DataLoaderExtension],
+        execution_context_class=PrefetchingExecutionContext,
+    )
+
+    with pytest.raises(error):
+        Outcome(schema, "{ book { number } slowUser { id } }")
 
 
 async def test_a_cancelled_query_asks_for_nothing_any_more() -> None:

@@ -8,13 +8,16 @@ numbers. It is executed in virtual time, with and without the executor, and comp
 - the batches: what was asked for, of which loader, in how many batches and at what time;
 - how long it took.
 
-Two things are left open by the specification of GraphQL, and depend on single ticks of the event
-loop in graphql-core too. Where several errors make the same parent null, any of them may be the one
-that is reported. And what was still to be loaded for a parent that became null may be loaded or
-not. So errors that made a parent null are compared by that parent, and batches and time only where
-there are none; all else is compared to the letter. Of what is asked for at the same time, the
-executor may make fewer batches, and never more. The few cases that differ in batches all the same,
-by a tick, are shown by the command and counted here.
+The executor does what graphql-core does in the same ticks of the event loop, and most cases are the
+same to the letter. Few are left in which ticks differ: an object that has a coroutine too is
+completed by a task, which begins a tick later before Python 3.12 and ends a tick later, and a list
+that needs no task is complete sooner. That matters where errors make a parent null: where several
+meet, any of them may be the one that is reported, and what was still to be loaded for the parent
+may be loaded or not, which the specification of GraphQL leaves open. So errors that made a parent
+null are compared by that parent, and batches and time only where there are none; all else is
+compared to the letter, and how many cases are not the same to the letter is limited. Of what is
+asked for at the same time, the executor may make fewer batches, and never more. The few cases that
+differ in batches all the same, by a tick, are shown by the command and counted here.
 
 A run is of 2,000 cases, and one of as many as wanted, from a first one on, is
 
@@ -337,7 +340,7 @@ def test_the_answer_is_the_same() -> None:
     counts = comparison.counts
     assert counts["cases"] >= CASES
     assert counts["prefetched"] > counts["cases"] / 2
-    assert counts["identical to the letter"] > 0.95 * counts["cases"]
+    assert counts["identical to the letter"] > 0.985 * counts["cases"]
     for kind in ("query", "mutation", "subscription", "with @defer or @stream", "with errors"):
         assert counts[kind] > counts["cases"] / 20, kind
 
