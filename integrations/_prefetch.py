@@ -809,7 +809,8 @@ class _Filling(Future[Any]):
                     del gaps[known:]
                     self._settle(child, error)
                     continue
-                del pending[child]
+                # It is not there where a resolver cancelled the operation.
+                pending.pop(child, None)
                 child.follower = None
                 if value.__class__ is _Part:
                     value.put(child.part, child.key, child.field[0], child.field[1], child.path)
@@ -819,35 +820,56 @@ class _Filling(Future[Any]):
                     gaps.append(child.completed_by(_started(value)))
                 else:
                     child.part.value[child.key] = value
+                if self.done():
+                    continue
                 if len(gaps) == known + 1 and gaps[known].future.done():
                     # What is there already comes before the next value.
                     self._add(gaps)
                     gaps.clear()
                 known = len(gaps)
-            if gaps:
+            if self.done():
+                pending.update(dict.fromkeys(gaps))
+                self.abandon()
+            elif gaps:
                 self._add(gaps)
-            elif not pending and not self.done():
+            elif not pending:
                 self.set_result(None)
         except BaseException as error:
             pending.update(dict.fromkeys(gaps))
-            self.abandon()
-            if not isinstance(error, CancelledError):
-                self.set_exception(error)
+            self._break_off(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                # As a task does: these end the loop, too.
+                self._loop.call_soon(self._wake)
                 raise
-            super().cancel()
         finally:
             executor._host = None
             executor._gaps = outer
+
+    def _break_off(self, error: BaseException) -> None:
+        """End with what is no error of a field, as the task that waits for this does."""
+        self.abandon()
+        if self.done():
+            return
+        if isinstance(error, CancelledError):
+            super().cancel(*error.args[:1])
+        else:
+            self.set_exception(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                self.exception()  # Marks it as seen: it is raised at once.
 
     def _add(self, gaps: list[_Gap]) -> None:
         """Wait for gaps that are in values, or in what there was at first."""
         self._tree = None
         now = self._now
         pending = self._pending
+        # All of them at first: a value that is there already must not be taken for the last one.
+        pending.update(dict.fromkeys(gaps))
         newest = self._newest
         beside: _Part | None = None
         start_beside = start = now
         for gap in gaps:
+            if gap not in pending:
+                continue  # Taking one that is there ended it all.
             gap.filling = self
             if newest is not None:
                 newest.follower = gap
@@ -865,7 +887,6 @@ class _Filling(Future[Any]):
                     start_beside = self._start_in(beside)
                 start = start_beside + (part.width > 1)
             gap.start = start
-            pending[gap] = None
             future = gap.future
             if not future.done():
                 if future.get_loop() is not self._loop:
@@ -911,6 +932,8 @@ class _Filling(Future[Any]):
 
     def _settle(self, child: _Gap | _Part, outcome: _Outcome) -> None:
         """Tell what is around a child how it ended."""
+        if child not in self._pending:
+            return  # A resolver cancelled the operation.
         del self._pending[child]
         part: _Part | None = child.part
         while part is not None and part.width == 1:

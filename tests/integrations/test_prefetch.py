@@ -348,6 +348,146 @@ def test_what_is_no_error_of_a_field_ends_the_operation(error: type[BaseExceptio
         Outcome(schema, "{ book { number } slowUser { id } }")
 
 
+class Unusual(BaseException):
+    """What is no error of a field either."""
+
+
+@strawberry.type
+class Tree:
+    is_there: strawberry.Private[bool]
+    error: strawberry.Private[type[BaseException]]
+
+    @strawberry.field
+    def tree(self) -> "Tree":
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if self.is_there:
+            future.set_result(self)
+        else:
+            loop.call_soon(future.set_result, self)
+        return future  # type: ignore[return-value]
+
+    @strawberry.field
+    def number(self) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [Unusual, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("query", ["{ tree { tree { number } } }", "{ tree { number } }"])
+async def test_what_is_no_error_of_a_field_is_raised_once(
+    error: type[BaseException], is_there: bool, query: str
+) -> None:
+    """It is raised where the operation is awaited, and nothing of it reaches the loop's handler."""
+    schema = strawberry.Schema(Tree, execution_context_class=PrefetchingExecutionContext)
+    root = Tree(is_there=is_there, error=error)
+    reports: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
+
+    with pytest.raises(error):
+        await asyncio.wait_for(schema.execute(query, root_value=root), 1)
+    gc.collect()
+
+    assert [] == reports
+
+
+@pytest.mark.parametrize("field", ["stop", "stopAndFail", "stop author { id }"])
+@pytest.mark.parametrize("loaded", ["author", "futureAuthor"])
+async def test_a_resolver_may_cancel_the_operation(field: str, loaded: str) -> None:
+    """A resolver below a loaded field may cancel what it is a part of; no load is left of it."""
+    operations: list[asyncio.Future[Any]] = []
+
+    @strawberry.type
+    class Reply(Post):
+        @strawberry.field
+        def stop(self) -> int:
+            return operations[0].cancel()
+
+        @strawberry.field
+        def stop_and_fail(self) -> int:
+            operations[0].cancel()
+            raise ValueError
+
+    @dataloader
+    async def replies(ids: list[int]) -> list[Any]:
+        return [Reply(id=key, author_id=key) for key in ids]
+
+    @strawberry.type
+    class Parent:
+        id: int
+        reply: Reply = load_from(replies, by="id")
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def parents(self) -> list[Parent]:
+            return [Parent(id=n) for n in range(3)]
+
+    schema = strawberry.Schema(
+        Root,
+        extensions=[DataLoaderExtension],
+        execution_context_class=PrefetchingExecutionContext,
+    )
+    reports: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, report: reports.append(report))
+    query = f"{{ parents {{ reply {{ {loaded} {{ id }} {field} }} }} }}"
+
+    with BatchRecorder() as recorder:
+        operations.append(asyncio.ensure_future(schema.execute(query)))
+        with pytest.raises(asyncio.CancelledError):
+            await operations[0]
+        for _ in range(20):
+            await asyncio.sleep(0)
+    gc.collect()
+
+    assert [("replies", [0, 1, 2])] == recorder.plan
+    assert [] == reports
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_a_resolver_may_give_another_field_its_value() -> None:
+    """A value that comes while others are taken is not taken for the last one."""
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in range(3)]
+
+    @strawberry.type
+    class Leaf:
+        number: int
+
+    @strawberry.type
+    class Inner:
+        id: strawberry.Private[int]
+
+        @strawberry.field
+        def leaf(self) -> Leaf:
+            if self.id:
+                futures[self.id - 1].set_result(Leaf(number=self.id - 1))
+            if self.id == 2:
+                loop.call_later(DATABASE_SECONDS, futures[2].set_result, Leaf(number=2))
+            return futures[self.id]  # type: ignore[return-value]
+
+    @strawberry.type
+    class Node:
+        id: strawberry.Private[int]
+
+        @strawberry.field
+        def inner(self) -> Inner:
+            future: asyncio.Future[Any] = loop.create_future()
+            future.set_result(Inner(id=self.id))
+            return future  # type: ignore[return-value]
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def nodes(self) -> list[Node]:
+            return [Node(id=n) for n in range(3)]
+
+    schema = strawberry.Schema(Root, execution_context_class=PrefetchingExecutionContext)
+    result = await schema.execute("{ nodes { inner { leaf { number } } } }")
+
+    assert [0, 1, 2] == [node["inner"]["leaf"]["number"] for node in result.data["nodes"]]
+
+
 async def test_a_cancelled_query_asks_for_nothing_any_more() -> None:
     """Cancelling the operation cancels the loads that it waits for."""
     with BatchRecorder() as recorder:
