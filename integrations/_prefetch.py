@@ -720,6 +720,7 @@ class _Filling(Future[Any]):
         """Cancel all that is left, and take nothing any more."""
         pending = list(self._pending)
         self._pending.clear()
+        self._tree = None
         for child in pending:
             if isinstance(child, _Gap):
                 self._cancel_future(child)
@@ -811,6 +812,8 @@ class _Filling(Future[Any]):
                     continue
                 # It is not there where a resolver cancelled the operation.
                 pending.pop(child, None)
+                if self._tree is not None:
+                    self._tree[child.part].pop(child, None)
                 child.follower = None
                 if value.__class__ is _Part:
                     value.put(child.part, child.key, child.field[0], child.field[1], child.path)
@@ -859,11 +862,13 @@ class _Filling(Future[Any]):
 
     def _add(self, gaps: list[_Gap]) -> None:
         """Wait for gaps that are in values, or in what there was at first."""
-        self._tree = None
         now = self._now
         pending = self._pending
         # All of them at first: a value that is there already must not be taken for the last one.
         pending.update(dict.fromkeys(gaps))
+        if self._tree is not None:
+            for gap in gaps:
+                self._enter(gap, self._tree)
         newest = self._newest
         beside: _Part | None = None
         start_beside = start = now
@@ -1045,7 +1050,8 @@ class _Filling(Future[Any]):
         elif gap.is_completed:
             self._left.append(future)
 
-    # What is undone is known by the gaps that are; who looks for it has time.
+    # What is undone is known by the gaps that are; it is looked for where there is an error, and
+    # from the first one on it is kept, since there may be one in each of many items.
 
     def _hold(self, child: _Gap | _Part) -> None:
         """Let something count as not done."""

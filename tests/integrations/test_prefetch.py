@@ -560,6 +560,67 @@ async def test_each_of_many_items_may_fail() -> None:
 # -- with other ways of execution
 
 
+async def test_errors_one_after_the_other_do_not_look_at_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error in each of 300 items, one in a tick, makes nobody go through all items each time."""
+    entered = 0
+    enter = _prefetch._Filling._enter
+
+    def count(*args: Any) -> None:
+        nonlocal entered
+        entered += 1
+        enter(*args)
+
+    monkeypatch.setattr(_prefetch._Filling, "_enter", count)
+    loop = asyncio.get_running_loop()
+
+    def after(ticks: int, value: Any) -> Any:
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def step(ticks: int) -> None:
+            if ticks:
+                loop.call_soon(step, ticks - 1)
+            elif not future.done():
+                if isinstance(value, Exception):
+                    future.set_exception(value)
+                else:
+                    future.set_result(value)
+
+        loop.call_soon(step, ticks)
+        return future
+
+    @strawberry.type
+    class Inner:
+        @strawberry.field
+        def number(self) -> int:
+            return after(1000, 1)  # type: ignore[no-any-return]
+
+    @strawberry.type
+    class Item:
+        ticks: strawberry.Private[int]
+
+        @strawberry.field
+        def number(self) -> int:
+            return after(self.ticks, ValueError("lost"))  # type: ignore[no-any-return]
+
+        @strawberry.field
+        def inner(self) -> Inner:
+            return after(self.ticks, Inner())  # type: ignore[no-any-return]
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def items(self) -> list[Item | None]:
+            return [Item(ticks=n) for n in range(300)]
+
+    schema = strawberry.Schema(Root, execution_context_class=PrefetchingExecutionContext)
+    result = await schema.execute("{ items { inner { number } number } }")
+
+    assert 300 == len(result.errors or ())
+    assert entered < 300 * 10
+
+
 async def test_deferred_and_streamed_parts_are_the_same() -> None:
     """Each frame of @defer and @stream has what it has without the executor."""
     config = StrawberryConfig(enable_experimental_incremental_execution=True)
