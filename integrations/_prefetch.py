@@ -150,6 +150,7 @@ class _Gap:
 
     `future` gives the value that the resolver gave, or, where `is_completed`, what completing it
     comes to. Nobody hears of it before the tick `start`. `follower` is the gap that came up next.
+    `variables` is where the context variables are that its resolvers set and those below see.
     """
 
     __slots__ = (
@@ -164,12 +165,14 @@ class _Gap:
         "part",
         "path",
         "start",
+        "variables",
     )
 
     part: _Part
     key: str | int
     filling: _Filling
     start: int
+    variables: Context
 
     def __init__(self, field: _Field, path: Path, future: Future[Any], context: Any) -> None:
         self.field = field
@@ -700,6 +703,10 @@ class _Filling(Future[Any]):
         # Those that called, and how many others are sure to call in this tick.
         self._called: list[_Gap] = []
         self._calls = 0
+        # Futures call here, and each value is completed in a context of its own, as in a task.
+        self._context = copy_context()
+        for gap in gaps:
+            gap.variables = copy_context()
         outermost.is_value = True
         self._add(gaps)
 
@@ -805,7 +812,8 @@ class _Filling(Future[Any]):
                     self._later.setdefault(child.start, []).append(child)
                     continue
                 try:
-                    value = value_of(child)
+                    variables = child.variables
+                    value = variables.run(value_of, child)
                 except Exception as error:
                     del gaps[known:]
                     self._settle(child, error)
@@ -820,9 +828,11 @@ class _Filling(Future[Any]):
                     value.is_value = True
                     value = value.value
                 if is_awaitable(value):
-                    gaps.append(child.completed_by(_started(value)))
+                    gaps.append(child.completed_by(variables.run(_started, value)))
                 else:
                     child.part.value[child.key] = value
+                for gap in gaps[known:]:
+                    gap.variables = variables.copy()
                 if self.done():
                     continue
                 if len(gaps) == known + 1 and gaps[known].future.done():
@@ -898,7 +908,7 @@ class _Filling(Future[Any]):
                     # A task that awaits it is told what is wrong; a callback would be called
                     # elsewhere.
                     future = gap.future = ensure_future(_awaited(future))
-                future.add_done_callback(gap)
+                future.add_done_callback(gap, context=self._context)
             elif start > now:
                 self._later.setdefault(start, []).append(gap)
             else:

@@ -5,6 +5,7 @@ import gc
 import logging
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -346,6 +347,64 @@ def test_what_is_no_error_of_a_field_ends_the_operation(error: type[BaseExceptio
 
     with pytest.raises(error):
         Outcome(schema, "{ book { number } slowUser { id } }")
+
+
+MARK: ContextVar[int | None] = ContextVar("MARK", default=None)
+
+
+@dataloader
+async def marked(ids: list[int]) -> list[Any]:
+    return [Marked(id=key) for key in ids]
+
+
+@strawberry.type
+class Marked:
+    id: int
+    next: "Marked" = load_from(marked, by=lambda one: one.id + 100)
+
+    @strawberry.field
+    def mark(self) -> int:
+        MARK.set(self.id)
+        return self.id
+
+    @strawberry.field
+    def read(self) -> int | None:
+        return MARK.get()
+
+    @strawberry.field
+    async def read_later(self) -> int | None:
+        return MARK.get()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{ items { next { mark next { read } } } }",
+        "{ items { next { mark next { id next { read } } next { id } } } }",
+        "{ items { next { mark next { readLater } } } }",
+        "{ items { next { mark readLater } } }",
+        "{ items { next { read mark } } }",
+        "{ items { mark next { read } } }",
+    ],
+)
+def test_context_variables_are_those_of_the_place(query: str) -> None:
+    """What a resolver sets is seen below it, and not beside it, where graphql-core has tasks."""
+
+    @strawberry.type
+    class Root:
+        @strawberry.field
+        def items(self) -> list[Marked]:
+            return [Marked(id=n) for n in range(3)]
+
+    def answer(execution_context_class: Any) -> Any:
+        schema = strawberry.Schema(
+            Root,
+            extensions=[DataLoaderExtension],
+            execution_context_class=execution_context_class,
+        )
+        return Outcome(schema, query).data
+
+    assert answer(None) == answer(PrefetchingExecutionContext)
 
 
 class Unusual(BaseException):
