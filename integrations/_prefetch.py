@@ -831,8 +831,12 @@ class _Filling(Future[Any]):
                     gaps.append(child.completed_by(variables.run(_started, value)))
                 else:
                     child.part.value[child.key] = value
-                for gap in gaps[known:]:
-                    gap.variables = variables.copy()
+                if len(gaps) == known + 1:
+                    # The task of a value that waits for a single one goes on with it.
+                    gaps[known].variables = variables
+                elif len(gaps) > known:
+                    for gap in gaps[known:]:
+                        gap.variables = variables.copy()
                 if self.done():
                     continue
                 if len(gaps) == known + 1 and gaps[known].future.done():
