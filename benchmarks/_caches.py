@@ -108,7 +108,7 @@ def _floor(load: Load, maxsize: int, ttl: float | None) -> Cache:
 
 
 def _floor_decorator(is_method: bool) -> Decorate:
-    raise NotImplementedError
+    raise TypeError("a dict decorates nothing: it is the floor of `get` alone")
 
 
 def _async_cache(load: Load, maxsize: int, ttl: float | None) -> Cache:
